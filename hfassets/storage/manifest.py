@@ -1,0 +1,105 @@
+"""Manifests: what was made, from what, with which hashes.
+
+Invariant: a manifest is written last, so what has a valid one is done, and nothing else is. `fingerprint` is the
+SHA-256 of the identity (stage, format, inputs, parameters); it is the skip rule and Dagster's data version. Package
+versions, hosts, times and accounts are recorded beside the identity and never enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hfassets import __version__
+from hfassets.errors import IntegrityError
+from hfassets.storage.atomic import write_atomic
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One written file: path relative to the output's root, bytes, SHA-256 (or `git-sha1:<hex>` for Hub git blobs)."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The record of one finished output. `root` is the folder that `files` paths are relative to."""
+
+    stage: str
+    format: int
+    inputs: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    root: str
+    files: tuple[OutputFile, ...]
+    account: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that identify the content."""
+        return identity_fingerprint(self.stage, self.format, self.inputs, self.parameters)
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+
+def identity_fingerprint(stage: str, format: int, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of the identity."""
+    identity = {"stage": stage, "format": format, "inputs": inputs, "parameters": parameters}
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Who made it, where and when: recorded beside the identity."""
+    return {
+        "hfassets": __version__,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest atomically, with its fingerprint in plain sight."""
+    document = {"manifest_version": MANIFEST_VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
+    write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest at `path`, or None when there is none.
+
+    Raises IntegrityError for one that cannot be trusted: not JSON, another version, or a fingerprint that is not its
+    own identity's.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        document = orjson.loads(data)
+        version, claimed = document.pop("manifest_version"), document.pop("fingerprint")
+        document["files"] = tuple(OutputFile(**file) for file in document["files"])
+        manifest = Manifest(**document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{path}: not a manifest ({error}); remove it and run again") from error
+    if version != MANIFEST_VERSION:
+        raise IntegrityError(f"{path}: manifest version {version}, this hfassets reads {MANIFEST_VERSION}")
+    if claimed != manifest.fingerprint:
+        raise IntegrityError(f"{path}: its fingerprint does not match its identity; it was edited or damaged")
+    return manifest
