@@ -1,0 +1,74 @@
+"""What a URL of the Hub asks for. Pure; works on the raw path, since clients write a revision's slashes as %2F."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+API_TYPES = {"datasets": "dataset", "models": "model", "spaces": "space"}
+_REPO_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "resolve", "xet-read-token"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | whoami | control | page.
+
+    `bucket` is the rate limit it counts against, "" for none. `path` is a path in the repo, or the control's name.
+    """
+
+    kind: str
+    bucket: str
+    repo_type: str = ""
+    repo_id: str = ""
+    revision: str = "main"
+    path: str = ""
+
+
+def parse_route(raw_path: str) -> Route:
+    """The route of a percent-encoded URL path; anything unknown is a page."""
+    steps = [unquote(step) for step in raw_path.strip("/").split("/")]
+    match steps:
+        case ["api", "whoami-v2"]:
+            return Route("whoami", "api")
+        case ["api", plural, _, *_] if plural in API_TYPES:
+            return _api_route(API_TYPES[plural], steps[2:])
+        case [control, *rest] if control.startswith("_"):
+            return Route("control", "", path="/".join([control[1:], *rest]))
+        case ["cdn", plural, *rest] if plural in API_TYPES:
+            return _file_route("cdn", "", API_TYPES[plural], rest)
+        case [plural, *rest] if plural in API_TYPES:
+            return _file_route("resolve", "resolvers", API_TYPES[plural], rest)
+        case _:
+            return _file_route("resolve", "resolvers", "model", steps)
+
+
+def _split_repo(steps: list[str]) -> tuple[str, list[str]]:
+    """Repo id (one step or two) and what follows it."""
+    count = 1 if len(steps) < 2 or steps[1] in _REPO_VERBS else 2
+    return "/".join(steps[:count]), steps[count:]
+
+
+def _api_route(repo_type: str, steps: list[str]) -> Route:
+    repo_id, rest = _split_repo(steps)
+    match rest:
+        case []:
+            return Route("info", "api", repo_type, repo_id)
+        case ["refs"]:
+            return Route("refs", "api", repo_type, repo_id)
+        case ["revision", revision]:
+            return Route("info", "api", repo_type, repo_id, revision)
+        case ["tree", revision, *path]:
+            return Route("tree", "api", repo_type, repo_id, revision, "/".join(path).strip("/"))
+        case ["paths-info" | "xet-read-token" as kind, revision]:
+            return Route(kind, "api", repo_type, repo_id, revision)
+        case _:
+            return Route("page", "api", path="/".join(steps))
+
+
+def _file_route(kind: str, bucket: str, repo_type: str, steps: list[str]) -> Route:
+    repo_id, rest = _split_repo(steps)
+    match rest:
+        case ["resolve", revision, *path] if path:
+            return Route(kind, bucket, repo_type, repo_id, revision, "/".join(path))
+        case _:
+            return Route("page", "pages", path="/".join(steps))

@@ -1,0 +1,113 @@
+"""Fixtures that every test may use: the sample Hub, and clean environments for real clients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hfassets.demo.hub_server import SampleHub
+
+# Names that would lead a test to a real service, or lend it somebody's rights.
+LEAKING = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"),
+    *("HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"),
+    *("HF_HUB_DISABLE_XET", "HF_HUB_ENABLE_HF_TRANSFER", "HFASSETS_CATALOG", "DAGSTER_HOME"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No proxy, token or cache of the person who runs the tests reaches them."""
+    for name in LEAKING:
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    """With CI=true nothing may be skipped for want of a system package: there it is a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped where CI=true allows no skip: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def sample_hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleHub]:
+    """One server for the session; tests take `sample_hub`."""
+    with SampleHub(tmp_path_factory.mktemp("sample-hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def sample_hub(sample_hub_server: SampleHub) -> Iterator[SampleHub]:
+    """The sample Hub, as new: no faults, an empty log, none of the repos that another test added."""
+    sample_hub_server.reset()
+    yield sample_hub_server
+    sample_hub_server.reset()
+
+
+@dataclass(frozen=True)
+class ClientEnvironment:
+    """A clean place for one test's clients; `variables` is the whole environment of their processes."""
+
+    hub: SampleHub
+    home: Path
+    variables: dict[str, str] = field(repr=False)
+
+    @property
+    def hub_cache(self) -> Path:
+        """HF_HUB_CACHE."""
+        return self.home / "hub"
+
+    @property
+    def datasets_cache(self) -> Path:
+        """HF_DATASETS_CACHE."""
+        return self.home / "datasets"
+
+    def run(
+        self, *command: str | Path, check: bool = True, timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in this environment (more variables by keyword); its output is in the failure."""
+        words = [str(word) for word in command]
+        env = {**self.variables, **variables}
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            pytest.fail(
+                f"{' '.join(words)[:200]} gave {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+            )
+        return done
+
+    def python(
+        self, code: str, *arguments: str | Path, check: bool = True, timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python code (indentation is taken off) in a process of its own: the clients read their environment once,
+        at import."""
+        return self.run(
+            sys.executable, "-c", textwrap.dedent(code), *arguments, check=check, timeout=timeout, **variables
+        )
+
+
+@pytest.fixture
+def hub_env(tmp_path: Path, sample_hub: SampleHub, monkeypatch: pytest.MonkeyPatch) -> ClientEnvironment:
+    """HF_HOME and HF_ENDPOINT of this test alone, set for this process and for the clients it starts."""
+    home = tmp_path / "hf-home"
+    settings = {
+        "HF_ENDPOINT": sample_hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "CI") if name in os.environ}
+    return ClientEnvironment(sample_hub, home, {**kept, **settings})
