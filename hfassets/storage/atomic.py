@@ -7,6 +7,7 @@ File modes follow the process umask, so that team folders stay group-writable.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -57,26 +58,36 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def publish_directory(temporary: Path, final: Path) -> bool:
+def publish_directory(temporary: Path, final: Path, *, replace: bool = False) -> bool:
     """Rename a finished folder to its final name, files fsynced first.
 
-    Returns False when another writer published `final` first: by the determinism promise its bytes are equal, so ours
-    are discarded.
+    When `final` exists and is not empty: with `replace` it makes way (moved aside, then deleted); without, ours is
+    discarded and the result is False, since another writer published first and by the determinism promise its bytes
+    are equal. A caller that has not seen a valid manifest in `final` wants `replace`.
     """
     for entry in temporary.rglob("*"):
+        if entry.is_symlink():
+            continue
         if entry.is_file():
             with entry.open("rb") as file:
                 os.fsync(file.fileno())
         elif entry.is_dir():
             fsync_directory(entry)
     fsync_directory(temporary)
+    aside: Path | None = None
+    if replace:
+        with suppress(FileNotFoundError):
+            aside = final.rename(temporary_beside(final))
     try:
         temporary.rename(final)
-    except OSError:
-        if not final.is_dir():
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(temporary)
         return False
+    finally:
+        if aside is not None:
+            _remove(aside)
     fsync_directory(final.parent)
     return True
 
@@ -86,6 +97,13 @@ def remove_temporaries(folder: Path) -> int:
     removed = 0
     for entry in folder.iterdir():
         if TEMPORARY.match(entry.name):
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            _remove(entry)
             removed += 1
     return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from hfassets.storage.atomic import write_atomic
-from hfassets.storage.state import file_name, key_of
+from hfassets.storage.state import file_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ def read_entry(folder: Path, partition: str) -> LedgerEntry | None:
 
 def read_entries(folder: Path, partitions: Iterable[str]) -> Iterator[tuple[str, LedgerEntry | None]]:
     """Last outcomes for many partitions, in the order given."""
-    present = {key_of(path.stem) for path in folder.glob("*.json")} if folder.is_dir() else set()
+    present = {path.stem for path in folder.glob("*.json")} if folder.is_dir() else set()
     for partition in partitions:
-        yield partition, read_entry(folder, partition) if partition in present else None
+        yield partition, read_entry(folder, partition) if file_name(partition) in present else None
 
 
 def _load(path: Path) -> LedgerEntry | None:

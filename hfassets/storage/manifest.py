@@ -2,7 +2,8 @@
 
 Invariant: a manifest is written last, so what has a valid one is done, and nothing else is. `fingerprint` is the
 SHA-256 of the identity (stage, format, inputs, parameters); it is the skip rule and Dagster's data version. Package
-versions, hosts, times and accounts are recorded beside the identity and never enter it.
+versions, hosts, times and accounts are recorded beside the identity and never enter it. `seal` is the SHA-256 of all
+the rest of the document, so that a list of files that was edited or has rotted is not believed.
 """
 
 from __future__ import annotations
@@ -78,14 +79,20 @@ def provenance() -> dict[str, Any]:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest atomically, with its fingerprint in plain sight."""
     document = {"manifest_version": MANIFEST_VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
+    # What is sealed is what a reader will see: JSON has no tuples.
+    document["seal"] = _seal(orjson.loads(orjson.dumps(document)))
     write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest at `path`, or None when there is none.
 
-    Raises IntegrityError for one that cannot be trusted: not JSON, another version, or a fingerprint that is not its
-    own identity's.
+    Raises IntegrityError for one that cannot be trusted: not JSON, another version, a seal that does not fit, or a
+    fingerprint that is not its own identity's.
     """
     try:
         data = path.read_bytes()
@@ -93,13 +100,14 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     try:
         document = orjson.loads(data)
-        version, claimed = document.pop("manifest_version"), document.pop("fingerprint")
+        version, claimed, seal = (document.pop(key) for key in ("manifest_version", "fingerprint", "seal"))
+        sealed = _seal({"manifest_version": version, "fingerprint": claimed, **document})
         document["files"] = tuple(OutputFile(**file) for file in document["files"])
         manifest = Manifest(**document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path}: not a manifest ({error}); remove it and run again") from error
     if version != MANIFEST_VERSION:
         raise IntegrityError(f"{path}: manifest version {version}, this hfassets reads {MANIFEST_VERSION}")
-    if claimed != manifest.fingerprint:
-        raise IntegrityError(f"{path}: its fingerprint does not match its identity; it was edited or damaged")
+    if seal != sealed or claimed != manifest.fingerprint:
+        raise IntegrityError(f"{path}: it was edited or damaged; remove it and run again")
     return manifest

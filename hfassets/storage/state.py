@@ -5,20 +5,27 @@ Keys (partition keys, repo ids) become one path component by percent-encoding, s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
+
+# A component may have 255 bytes; suffixes and temporary names (`.<name>.json.<8 hex>.tmp`) need some of them.
+LONGEST_NAME = 200
 
 
 def file_name(key: str) -> str:
-    """One safe path component for any key; reversible by `key_of`. Dots are kept except where they would be a step."""
-    name = quote(key, safe="")
-    return name.replace(".", "%2E") if name.startswith(".") else name
+    """One safe path component of at most `LONGEST_NAME` characters for any key; different keys give different names.
 
-
-def key_of(name: str) -> str:
-    """The key behind a component made by `file_name`."""
-    return unquote(name)
+    Percent-encoding; dots are kept except where they would be a step or hide the file. Of a long key the beginning is
+    kept, then `%~` (which no encoding contains) and the SHA-256 of the whole.
+    """
+    name = quote(key, safe="") or "%"
+    if name.startswith("."):
+        name = name.replace(".", "%2E")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:100]}%~{hashlib.sha256(key.encode()).hexdigest()}"
+    return name
 
 
 @dataclass(frozen=True, slots=True)

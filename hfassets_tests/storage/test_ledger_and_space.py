@@ -1,0 +1,54 @@
+"""The ledger believes only whole entries; space is asked for before it is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hfassets.errors import SpaceError
+from hfassets.storage import LedgerEntry, read_entries, read_entry, require_space, write_entry
+from hfassets.storage.state import file_name
+
+pytestmark = pytest.mark.unit
+
+
+def test_entries_come_back_in_the_order_asked(tmp_path: Path) -> None:
+    """A partition never verified is None; long keys are found too."""
+    long = "org/name:" + "x" * 500
+    one, other = LedgerEntry(1.5, 10), LedgerEntry(2.5, 20, ("a.txt 00", "b.txt 11"), purged=True)
+    write_entry(tmp_path, "org/name:default", one)
+    write_entry(tmp_path, long, other)
+    keys = [long, "never", "org/name:default"]
+    assert list(read_entries(tmp_path, keys)) == [(long, other), ("never", None), ("org/name:default", one)]
+    assert list(read_entries(tmp_path / "nowhere", ["a"])) == [("a", None)]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"verified_at": 1, "size": 2, "damage": [], "new_key": 1}'])
+def test_a_damaged_entry_means_verify_again(tmp_path: Path, data: bytes) -> None:
+    """It is read as never verified, not as intact."""
+    (tmp_path / f"{file_name('a')}.json").write_bytes(data)
+    assert read_entry(tmp_path, "a") is None
+
+
+def test_the_same_damage_has_the_same_hash() -> None:
+    """Repair attempts are counted by damage, whenever it was found."""
+    assert LedgerEntry(1.0, 1, ("a 0",)).damage_hash == LedgerEntry(9.0, 2, ("a 0",)).damage_hash
+    assert LedgerEntry(1.0, 1, ("a 0",)).damage_hash != LedgerEntry(1.0, 1, ("a 1",)).damage_hash
+
+
+def test_too_little_space_names_the_place_and_what_is_missing(tmp_path: Path) -> None:
+    """Bytes and inodes are both asked for, also of a folder that does not exist yet."""
+    require_space(tmp_path / "not" / "yet", 1, 1)
+    with pytest.raises(SpaceError, match=r"not/yet: needs 1\.0 PB, .* free: .* missing"):
+        require_space(tmp_path / "not" / "yet", 10**15, 1)
+
+
+def test_too_few_inodes_are_an_error_where_there_is_a_limit(tmp_path: Path) -> None:
+    """A file system that counts no inodes never refuses for want of them."""
+    if os.statvfs(tmp_path).f_files == 0:
+        require_space(tmp_path, 1, 10**15)
+    else:
+        with pytest.raises(SpaceError, match="inodes"):
+            require_space(tmp_path, 1, 10**15)
