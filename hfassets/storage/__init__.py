@@ -2,7 +2,7 @@
 
 from hfassets.storage.atomic import open_atomic, publish_directory, write_atomic
 from hfassets.storage.lease import lease
-from hfassets.storage.ledger import LedgerEntry, read_entries, read_entry, write_entry
+from hfassets.storage.ledger import LedgerEntry, read_entries, read_entry, record_damage, record_intact
 from hfassets.storage.manifest import (
     Manifest,
     OutputFile,
@@ -27,8 +27,9 @@ __all__ = [
     "read_entries",
     "read_entry",
     "read_manifest",
+    "record_damage",
+    "record_intact",
     "require_space",
     "write_atomic",
-    "write_entry",
     "write_manifest",
 ]

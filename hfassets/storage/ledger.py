@@ -7,6 +7,7 @@ that one sensor can re-verify all of them.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,26 +20,44 @@ from hfassets.storage.state import file_name
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """The last verification of one partition. `verified_at` is Unix time in seconds; `size` is bytes.
+    """The last verification of one partition. Times are Unix time in seconds, sizes bytes.
 
-    `damage` lists what is not as it should be as `path expected-hash`, sorted; empty = intact. `purged` says that so
-    much is gone at once that a purge, not rot, is the likely cause.
+    `damage` lists what is not as it should be as `path expected-hash`, sorted; empty = intact. `damage_size` is what a
+    repair has to fetch. `damaged_since` is when this damage was first seen: it tells a new incident from an old one
+    that was not repaired. `purged` says that so much is gone at once that a purge, not rot, is the likely cause.
     """
 
     verified_at: float
     size: int
     damage: tuple[str, ...] = ()
+    damage_size: int = 0
+    damaged_since: float = 0.0
     purged: bool = False
 
     @property
     def damage_hash(self) -> str:
-        """Identity of the damage: the same files expected with the same hashes give the same value, 16 hex digits."""
-        return hashlib.sha256("\n".join(self.damage).encode()).hexdigest()[:16]
+        """Identity of one incident of damage, 16 hex digits: the same files, seen damaged since the same moment."""
+        return hashlib.sha256("\n".join([str(self.damaged_since), *self.damage]).encode()).hexdigest()[:16]
 
 
-def write_entry(folder: Path, partition: str, entry: LedgerEntry) -> None:
-    """Record the outcome of a verification."""
+def record_intact(folder: Path, partition: str, size: int) -> LedgerEntry:
+    """Record that a partition of `size` bytes was proven now."""
+    return _write(folder, partition, LedgerEntry(time.time(), size))
+
+
+def record_damage(
+    folder: Path, partition: str, size: int, damage: Iterable[str], damage_size: int, *, purged: bool
+) -> LedgerEntry:
+    """Record what was found damaged now; an incident that was known already keeps the moment it was first seen."""
+    now = time.time()
+    known = read_entry(folder, partition)
+    since = known.damaged_since if known is not None and known.damage else now
+    return _write(folder, partition, LedgerEntry(now, size, tuple(sorted(damage)), damage_size, since, purged))
+
+
+def _write(folder: Path, partition: str, entry: LedgerEntry) -> LedgerEntry:
     write_atomic(folder / f"{file_name(partition)}.json", orjson.dumps(asdict(entry)))
+    return entry
 
 
 def read_entry(folder: Path, partition: str) -> LedgerEntry | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hfassets.errors import SpaceError
-from hfassets.storage import LedgerEntry, read_entries, read_entry, require_space, write_entry
+from hfassets.storage import read_entries, read_entry, record_damage, record_intact, require_space
 from hfassets.storage.state import file_name
 
 pytestmark = pytest.mark.unit
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.unit
 def test_entries_come_back_in_the_order_asked(tmp_path: Path) -> None:
     """A partition never verified is None; long keys are found too."""
     long = "org/name:" + "x" * 500
-    one, other = LedgerEntry(1.5, 10), LedgerEntry(2.5, 20, ("a.txt 00", "b.txt 11"), purged=True)
-    write_entry(tmp_path, "org/name:default", one)
-    write_entry(tmp_path, long, other)
+    one = record_intact(tmp_path, "org/name:default", 10)
+    other = record_damage(tmp_path, long, 20, ["b.txt 11", "a.txt 00"], 5, purged=True)
+    assert other.damage == ("a.txt 00", "b.txt 11")
     keys = [long, "never", "org/name:default"]
     assert list(read_entries(tmp_path, keys)) == [(long, other), ("never", None), ("org/name:default", one)]
     assert list(read_entries(tmp_path / "nowhere", ["a"])) == [("a", None)]
@@ -32,10 +32,15 @@ def test_a_damaged_entry_means_verify_again(tmp_path: Path, data: bytes) -> None
     assert read_entry(tmp_path, "a") is None
 
 
-def test_the_same_damage_has_the_same_hash() -> None:
-    """Repair attempts are counted by damage, whenever it was found."""
-    assert LedgerEntry(1.0, 1, ("a 0",)).damage_hash == LedgerEntry(9.0, 2, ("a 0",)).damage_hash
-    assert LedgerEntry(1.0, 1, ("a 0",)).damage_hash != LedgerEntry(1.0, 1, ("a 1",)).damage_hash
+def test_an_incident_keeps_its_hash_until_it_is_over(tmp_path: Path) -> None:
+    """Damage found again is the same incident; other files, or the same ones after a repair, are a new one."""
+    first = record_damage(tmp_path, "a", 9, ["x 0"], 1, purged=False)
+    again = record_damage(tmp_path, "a", 9, ["x 0"], 1, purged=False)
+    more = record_damage(tmp_path, "a", 9, ["x 0", "y 1"], 2, purged=False)
+    record_intact(tmp_path, "a", 9)
+    later = record_damage(tmp_path, "a", 9, ["x 0"], 1, purged=False)
+    assert first.damage_hash == again.damage_hash
+    assert len({first.damage_hash, more.damage_hash, later.damage_hash}) == 3
 
 
 def test_too_little_space_names_the_place_and_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+# Everything starts from a bare checkout: each target sets up what it needs, once.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .demo
+PACKAGES := openssl util-linux git chromium
+
+.PHONY: demo ui test drills lint bench wheels clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m hfassets.demo.run --home $(DEMO)
+
+ui: $(VENV)/.installed
+	$(BIN)/python -m hfassets.demo.ui --home $(DEMO)
+
+test: $(VENV)/.installed-dev $(VENV)/.packages lint
+	$(BIN)/python -m pytest
+
+drills: $(VENV)/.installed-dev $(VENV)/.packages
+	$(BIN)/python -m pytest -m drill
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m hfassets.demo.run --home build/lint --definitions-only
+	DAGSTER_HOME=$(CURDIR)/build/lint/dagster HFASSETS_CATALOG=$(CURDIR)/build/lint/catalog.yaml \
+		$(BIN)/dagster definitions validate -m hfassets.definitions --log-level warning
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks
+
+wheels: $(VENV)/.installed-dev
+	$(BIN)/python scripts/check_wheels.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build data
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hfassets needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	touch $(VENV)/.installed $@
+
+# The tests of the web UI and of permissions need these; as an ordinary user they are left to the administrator and
+# the tests that miss one say so.
+$(VENV)/.packages: | $(BIN)/python
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+	fi
+	touch $@
