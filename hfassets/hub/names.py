@@ -12,9 +12,9 @@ from hfassets.errors import HubError, UnsafePathError
 
 REPO_TYPES = ("dataset", "model", "space")
 
-_REPO_ID = re.compile(r"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$")
-_COMMIT = re.compile(r"^[0-9a-f]{40}$")
-_BLOB_ID = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
+_REPO_ID = re.compile(r"^(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}\Z")
+_COMMIT = re.compile(r"^[0-9a-f]{40}\Z")
+_BLOB_ID = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 
 
 def check_repo_id(repo_id: str) -> str:

@@ -1,0 +1,219 @@
+"""`catalog.yaml` -> Catalog; nothing else parses it.
+
+Invariant: either the whole file is right, or every mistake in it is reported at once, each as one line with file, line
+and key (`catalog.yaml:12 datasets[0].transfr: unknown key; did you mean transfer?`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hfassets.catalog.document import Document, Keys, Problem
+from hfassets.catalog.models import Catalog, Dataset, HubSettings, Model, Storage, VerifySettings
+from hfassets.errors import CatalogError
+
+DEFAULT_FILE = "catalog.yaml"
+
+_MODELS: dict[str, type[Model]] = {
+    "storage": Storage,
+    "hub": HubSettings,
+    "verify": VerifySettings,
+    "datasets": Dataset,
+}
+
+_MUST_BE = {
+    "string_type": "text",
+    "path_type": "a path",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "tuple_type": "a list",
+    "byte_size": "a size like 200GB or 1.5TB",
+    "byte_size_unit": "a size like 200GB or 1.5TB",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def catalog_path() -> Path:
+    """HFASSETS_CATALOG, else ./catalog.yaml; raises CatalogError when there is none."""
+    named = os.environ.get("HFASSETS_CATALOG")
+    path = Path(named).expanduser() if named else Path(DEFAULT_FILE)
+    if path.exists() or path.is_symlink():
+        return path
+    said = "HFASSETS_CATALOG names it" if named else f"looked in {Path.cwd()}"
+    raise CatalogError([f"{path}: no such catalog ({said}); `hfassets catalog init` writes a starter"])
+
+
+def load_catalog(path: Path) -> Catalog:
+    """Read and validate a catalog; raises CatalogError with every mistake in it."""
+    return parse_catalog(read_bytes(path), path).catalog
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content; raises CatalogError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CatalogError([f"{path}: no such catalog; `hfassets catalog init` writes a starter"]) from None
+    except OSError as error:
+        raise CatalogError([f"{path}: cannot be read ({error.strerror})"]) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A valid catalog, and the document behind it, so that later errors can name their line."""
+
+    catalog: Catalog
+    document: Document
+    path: Path
+
+    def error(self, keys: Keys, text: str) -> str:
+        """A message about `keys` in the one form that all have."""
+        return format_problem(self.path, Problem(self.document.line(keys), keys, text))
+
+
+def parse_catalog(
+    content: bytes, path: Path, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Parsed:
+    """Validate the content of a catalog; `path` is for messages, `folder` (default: its own) for relative paths.
+
+    Raises CatalogError with every mistake.
+    """
+    with _no_collection():
+        return _parse(content, path, _folder(path, folder), os.environ if environment is None else environment)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking 100,000 new objects again and again: a third of the time without it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, str]) -> Parsed:
+    document = Document(content, path, environment)
+    if document.data is None:
+        raise CatalogError([f"{path}: is empty; `hfassets catalog init` writes a starter"])
+    if not isinstance(document.data, dict):
+        known = ", ".join(Catalog.model_fields)
+        raise CatalogError([f"{path}:1: must be a mapping with the keys {known}, not {document.written(())}"])
+    problems = list(document.problems)
+    catalog = None
+    try:
+        catalog = Catalog.model_validate(document.data, context={"folder": folder})
+    except ValidationError as error:
+        # A place that is wrong as YAML already (an unset variable, say) has been reported with its real cause.
+        reported = {problem.keys for problem in problems}
+        found = (_translate(document, one) for one in error.errors(include_url=False, include_input=False))
+        problems.extend(problem for problem in found if problem and problem.keys not in reported)
+    problems.extend(_duplicate_names(document))
+    if problems or catalog is None:
+        ordered = sorted(problems, key=lambda problem: problem.line)
+        raise CatalogError([format_problem(path, problem) for problem in ordered])
+    return Parsed(catalog, document, path)
+
+
+def salvage_state_dir(content: bytes, path: Path) -> Path | None:
+    """The state folder that an otherwise wrong catalog names, when its `storage` section can be read."""
+    try:
+        data = Document(content, path, os.environ).data
+        section = data.get("storage", {}) if isinstance(data, dict) else None
+        return Storage.model_validate(section, context={"folder": _folder(path, None)}).state_dir
+    except (CatalogError, ValidationError):
+        return None
+
+
+def empty_catalog(path: Path, state_dir: Path | None = None) -> Catalog:
+    """A catalog that declares nothing, with the default storage of one at `path`."""
+    storage = {"state_dir": str(state_dir)} if state_dir else {}
+    return Catalog.model_validate({"storage": storage}, context={"folder": _folder(path, None)})
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` is most likely a slip of."""
+    by_case = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(word.casefold(), by_case, n=1)
+    return by_case[close[0]] if close else None
+
+
+def format_problem(path: Path, problem: Problem) -> str:
+    """`catalog.yaml:12 datasets[0].repo: ...`"""
+    return f"{path}:{problem.line}{' ' if problem.keys else ': '}{problem}"
+
+
+def _folder(path: Path, folder: Path | None) -> Path:
+    return (folder or path.parent).absolute()
+
+
+def _duplicate_names(document: Document) -> Iterable[Problem]:
+    """Entries whose names (so: partition keys) collide, found in the raw data so that other mistakes hide none."""
+    data = document.data
+    entries = data.get("datasets") if isinstance(data, dict) else None
+    first: dict[str, int] = {}
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = entry.get("name", entry.get("repo")) if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in first:
+            line = document.line(("datasets", first[name]))
+            keys: Keys = ("datasets", index, "name" if "name" in entry else "repo")
+            text = f"the name {name!r} is taken by the entry on line {line}; give one of them a name of its own"
+            yield Problem(document.line(keys), keys, text)
+        first.setdefault(name, index)
+
+
+def _translate(document: Document, error: Any) -> Problem | None:
+    """One pydantic error as what would be right, never in pydantic's words; None when another error says the same."""
+    keys: Keys = tuple(error["loc"])
+    kind, context = error["type"], error.get("ctx", {})
+    line, written = document.line(keys), document.written(keys)
+    if keys[-1] == "name" and written is None:
+        return None  # the name was taken from `repo`, where the mistake is
+    if kind == "extra_forbidden":
+        known = tuple(_model_of(keys[:-1]).model_fields)
+        close = nearest(str(keys[-1]), known)
+        hint = f"did you mean {close}?" if close else f"known are {', '.join(known)}"
+        return Problem(line, keys, f"unknown key; {hint}")
+    if kind == "missing":
+        return Problem(line, keys, "is missing; it names the Hub repo, like owner/name")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        text = f"must be a mapping with the keys {', '.join(_model_of(keys).model_fields)}"
+    elif kind == "value_error":
+        text = str(context["error"])
+    elif kind == "literal_error":
+        text = f"must be {context['expected'].replace(chr(39), '')}"
+    elif kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        text = f"must be {words} {context[bound]:g}"
+    else:
+        text = f"must be {_MUST_BE[kind]}"
+    # What was typed instead of a variable's name may be a token: it is never repeated.
+    return Problem(
+        line, keys, text if keys[-1] == "token_env" else f"{text}, not {written or 'what the environment says'}"
+    )
+
+
+def _model_of(keys: Keys) -> type[Model]:
+    return _MODELS[str(keys[0])] if keys else Catalog

@@ -1,0 +1,177 @@
+"""`catalog.lock`: what the network said, and the partitions that follow from it and the catalog.
+
+Invariant: one pinned commit per (repo, revision); only `hfassets catalog sync` writes it. The file is JSON, sorted by
+repo and revision, one config a line, so that a diff shows what changed. Partitions come in the catalog's order, those
+of one dataset in the order of its `configs`, else sorted by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+from pydantic import Field, ValidationError
+
+from hfassets.catalog.document import Keys, dotted
+from hfassets.catalog.load import nearest
+from hfassets.catalog.models import RANGE, Catalog, Dataset, Model, is_plain
+from hfassets.errors import CatalogError
+from hfassets.report.units import format_bytes
+from hfassets.storage.atomic import write_atomic
+from hfassets.storage.state import file_name
+
+LOCK_VERSION = 1
+
+# A partition key names files: percent-encoded, with a suffix and the marks of a temporary file around it.
+MAX_KEY_BYTES = 255 - len("..12345678.tmp") - len(".manifest.json")
+
+
+class RepoLock(Model):
+    """What one repo held at one revision when it was synced; `synced_at` is UTC in ISO 8601."""
+
+    repo: str
+    revision: str
+    commit: str = Field(pattern=r"^[0-9a-f]{40}\z")
+    configs: tuple[str, ...]
+    default_config: str | None
+    synced_at: str
+
+
+class _LockFile(Model):
+    lock_version: int
+    repos: tuple[RepoLock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All pinned repos, sorted by (repo, revision)."""
+
+    repos: tuple[RepoLock, ...] = ()
+    _by_key: dict[tuple[str, str], RepoLock] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.repos, key=lambda one: (one.repo, one.revision)))
+        object.__setattr__(self, "repos", ordered)
+        object.__setattr__(self, "_by_key", {(one.repo, one.revision): one for one in ordered})
+
+    def find(self, repo: str, revision: str) -> RepoLock | None:
+        """What is pinned for a repo at a revision, None before its first sync."""
+        return self._by_key.get((repo, revision))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPartition:
+    """One partition: a dataset's config at its pinned commit. A retired one is no longer in the catalog."""
+
+    key: str
+    dataset: Dataset
+    config: str
+    commit: str
+    retired: bool = False
+
+
+def lock_path(catalog: Path) -> Path:
+    """`catalog.lock` beside `catalog.yaml`."""
+    return catalog.with_suffix(".lock")
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock at `path`, empty when there is none yet; raises CatalogError when it is not as sync wrote it."""
+    return parse_lock(read_lock_bytes(path), path)
+
+
+def read_lock_bytes(path: Path) -> bytes | None:
+    """The file's content, None when there is none; raises CatalogError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CatalogError([f"{path}: cannot be read ({error.strerror})"]) from None
+
+
+def parse_lock(content: bytes | None, path: Path) -> Lock:
+    """Validate the content of a lock; `path` is for messages."""
+    if content is None:
+        return Lock()
+    remedy = "restore it from version control, or remove it and run `hfassets catalog sync`"
+    try:
+        file = _LockFile.model_validate(orjson.loads(content))
+    except orjson.JSONDecodeError as error:
+        conflict = " (an unresolved merge)" if b"<<<<<<<" in content else ""
+        raise CatalogError([f"{path}:{error.lineno}: not JSON{conflict}; {remedy}"]) from None
+    except ValidationError as error:
+        places = (dotted(one["loc"]) or "the file" for one in error.errors(include_url=False))
+        raise CatalogError([f"{path} {place}: not as sync writes it; {remedy}" for place in places]) from None
+    if file.lock_version != LOCK_VERSION:
+        raise CatalogError([f"{path}: lock version {file.lock_version}, this hfassets reads {LOCK_VERSION}; {remedy}"])
+    lock = Lock(file.repos)
+    if len({(one.repo, one.revision) for one in file.repos}) < len(file.repos):
+        raise CatalogError([f"{path}: names a repo and revision twice; {remedy}"])
+    return lock
+
+
+def dump_lock(lock: Lock) -> bytes:
+    """The file's content: equal locks give equal bytes."""
+    file = _LockFile(lock_version=LOCK_VERSION, repos=lock.repos)
+    return orjson.dumps(file.model_dump(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write atomically."""
+    write_atomic(path, dump_lock(lock))
+
+
+def partitions(catalog: Catalog, lock: Lock) -> tuple[DatasetPartition, ...]:
+    """All partitions; datasets that are not in the lock have none yet."""
+    return tuple(
+        DatasetPartition(f"{dataset.name}:{config}", dataset, config, pinned.commit)
+        for dataset in catalog.datasets
+        if (pinned := lock.find(dataset.repo, dataset.revision)) is not None
+        for config in (pinned.configs if dataset.configs is None else dataset.configs)
+    )
+
+
+def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset, ...]:
+    """Datasets of the catalog that the lock does not know, in order."""
+    return tuple(one for one in catalog.datasets if lock.find(one.repo, one.revision) is None)
+
+
+def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
+    """Configs that the catalog names and the pinned commit does not have, and those that cannot be partition keys."""
+    for index, dataset in enumerate(catalog.datasets):
+        pinned = lock.find(dataset.repo, dataset.revision)
+        if pinned is None:
+            continue
+        known = frozenset(pinned.configs)
+        for position, config in enumerate(dataset.configs or ()):
+            if config not in known:
+                where = f"{dataset.repo} at commit {pinned.commit[:12]}"
+                text = f"{where} has no config {config!r}; {_have(config, pinned.configs)}"
+                yield ("datasets", index, "configs", position), text
+        for config in dataset.configs or pinned.configs:
+            text = _key_error(f"{dataset.name}:{config}")
+            if text:
+                yield ("datasets", index), text
+
+
+def _have(config: str, known: Iterable[str]) -> str:
+    close = nearest(config, known)
+    if close:
+        return f"did you mean {close!r}?"
+    names = list(known)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"it has {', '.join(names[:10])}{more}"
+
+
+def _key_error(key: str) -> str | None:
+    """Why a partition key cannot be one, None when it can."""
+    if RANGE in key or not is_plain(key):
+        return f"the partition key {key!r} has {RANGE} or control characters; name in `configs` the ones to take"
+    size = len(file_name(key))
+    if size > MAX_KEY_BYTES:
+        limit = format_bytes(MAX_KEY_BYTES)
+        return f"the partition key {key!r} is too long for a file name ({size} of {limit}); give a shorter `name`"
+    return None
