@@ -41,9 +41,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
 
 
 @pytest.fixture(scope="session")
-def sample_hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleHub]:
-    """One server for the session; tests take `sample_hub`."""
-    with SampleHub(tmp_path_factory.mktemp("sample-hub")) as hub:
+def sample_hub_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleHub]:
+    """One server for the session; tests take `sample_hub`. Its content is built once and kept in pytest's cache."""
+    cache = request.config.cache
+    with SampleHub(cache.mkdir("sample-hub") if cache else tmp_path_factory.mktemp("sample-hub")) as hub:
         yield hub
 
 

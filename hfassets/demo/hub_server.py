@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hfassets.demo.hub_app import STRANGER_TOKEN, TOKEN, HubApp
+from hfassets.demo.hub_content import build_content, load_content
 from hfassets.demo.hub_faults import Fault
 from hfassets.demo.hub_limits import Quota
 from hfassets.demo.hub_log import LoggedRequest
@@ -30,7 +33,11 @@ HOST = "127.0.0.1"
 
 
 class SampleHub:
-    """A running sample Hub; use as a context manager. `root` holds what was handed in and the built content.
+    """A running sample Hub; use as a context manager.
+
+    `root` keeps the sample repos, built there at the first start (a few seconds, ~25 MB; `big_file_mb` is the size of
+    the largest file); with `content=False` the Hub is empty. What `add_repo` is handed as bytes lies there until the
+    server ends.
 
     `token` opens the gated repos, `stranger_token` is a valid user who may not; any other token is refused.
     """
@@ -38,13 +45,19 @@ class SampleHub:
     token = TOKEN
     stranger_token = STRANGER_TOKEN
 
-    def __init__(self, root: Path, *, port: int = 0, page_size: int = 1000) -> None:
+    def __init__(
+        self, root: Path, *, port: int = 0, page_size: int = 1000, content: bool = True, big_file_mb: int = 12
+    ) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._objects = Path(tempfile.mkdtemp(prefix="objects-", dir=root))
+        self.store = HubStore(self._objects)
+        if content:
+            load_content(self.store, build_content(root, big_file_mb=big_file_mb), big_file_mb=big_file_mb)
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((HOST, port))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}"
-        self.store = HubStore(root / "objects")
         transports: dict[Any, asyncio.Transport] = {}
         self._app = HubApp(self.store, transports.get, page_size=page_size)
         self._server = uvicorn.Server(
@@ -84,7 +97,7 @@ class SampleHub:
         if self._thread is not None:
             self._thread.join(10)
         self._socket.close()
-        self.store.close()
+        shutil.rmtree(self._objects, ignore_errors=True)
 
     def add_repo(
         self,
@@ -203,9 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A sample Hugging Face Hub on loopback.")
     parser.add_argument("--root", type=Path, required=True, help="folder for the content")
     parser.add_argument("--port", type=int, default=0, help="port (default: a free one)")
+    parser.add_argument("--big-file-mb", type=int, default=12, help="size of the largest file, in MB")
     parser.add_argument("--port-file", type=Path, help="file that gets the port")
     options = parser.parse_args(arguments)
-    hub = SampleHub(options.root, port=options.port)
+    hub = SampleHub(options.root, port=options.port, big_file_mb=options.big_file_mb)
     with hub:
         if options.port_file:
             write_atomic(options.port_file, f"{hub.port}\n".encode())

@@ -6,7 +6,6 @@ Invariant: the same repo id, files and earlier commits always give the same comm
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +65,9 @@ class Commit:
     title: str
     date: str
     files: Mapping[str, StoredFile]
+    _listings: dict[tuple[str, bool, bool], list[dict[str, Any]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def folders(self) -> dict[str, str]:
         """Every folder and its id (of its own here: nobody can check a git tree id without the whole tree)."""
@@ -78,7 +80,16 @@ class Commit:
         return found
 
     def entries(self, folder: str, *, recursive: bool, expand: bool) -> list[dict[str, Any]]:
-        """The tree API's answer for a folder ("" = the root), sorted by path; empty when there is no such folder."""
+        """The tree API's answer for a folder ("" = the root), sorted by path; empty when there is no such folder.
+
+        Kept after the first call: pages of one listing do not make it again.
+        """
+        key = (folder, recursive, expand)
+        if key not in self._listings:
+            self._listings[key] = self._list(folder, recursive=recursive, expand=expand)
+        return self._listings[key]
+
+    def _list(self, folder: str, *, recursive: bool, expand: bool) -> list[dict[str, Any]]:
         prefix = f"{folder}/" if folder else ""
         title = self.title if expand else None
         entries = [
@@ -206,10 +217,6 @@ class HubStore:
         if is_lfs:
             oid = _git_sha1(_pointer(sha256, size))
         return StoredFile(path, size, source, oid, sha256, is_lfs, _xet_hash(source) if xet and is_lfs else None)
-
-    def close(self) -> None:
-        """Delete the bytes that were handed in."""
-        shutil.rmtree(self._objects, ignore_errors=True)
 
 
 def _copy(repo: Repo) -> Repo:
