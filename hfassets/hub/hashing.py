@@ -90,6 +90,22 @@ def hash_descriptor(descriptor: int, size: int, algorithm: str, on_bytes: Callab
         foreign = next_foreign
 
 
+def xet_hash(path: Path) -> str:
+    """The name that the shared store gives a file: a hash over its chunks, not its SHA-256. Raises OSError."""
+    import hf_xet
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        ours = [start for start in range(0, size, _WINDOW) if not _was_cached(descriptor, start, size)]
+        digest: str = hf_xet.hash_files([str(path)])[0].hash
+        for start in ours:
+            _drop(descriptor, start, _WINDOW)
+    finally:
+        os.close(descriptor)
+    return digest
+
+
 def _hash_small(
     descriptor: int, size: int, digest: Hash, buffer: memoryview, on_bytes: Callable[[int], None] | None
 ) -> None:

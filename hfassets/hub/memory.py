@@ -64,19 +64,23 @@ class VerifyMemory:
 
     def lookup(self, path: Path, stat: os.stat_result) -> str | None:
         """The hash that `path` had when it was last read, if it is still that file and the proof has not expired."""
+        return self.lookup_values(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+    def lookup_values(self, path: str, size: int, mtime_ns: int, inode: int) -> str | None:
+        """`lookup` for a caller who has kept these of the stat."""
         entry = self._entries.get(self._key(path))
-        if entry is None or entry[:3] != (stat.st_size, stat.st_mtime_ns, stat.st_ino):
+        if entry is None or entry[:3] != (size, mtime_ns, inode):
             return None
         return entry[3] if self._is_valid(entry) else None
 
     def verified_at(self, path: Path, stat: os.stat_result) -> float | None:
         """When (s since 1970) the proof that `lookup` answers from was made."""
-        return None if self.lookup(path, stat) is None else self._entries[self._key(path)][4]
+        return None if self.lookup(path, stat) is None else self._entries[self._key(str(path))][4]
 
     def record(self, path: Path, stat: os.stat_result, digest: str) -> None:
         """Remember that `path`, as `stat` describes it from before its bytes were read, has this hash."""
         entry = (stat.st_size, stat.st_mtime_ns, stat.st_ino, digest, time.time())
-        key = self._key(path)
+        key = self._key(str(path))
         with self._lock:
             self._entries[key] = self._changed[key] = entry
             self._forgotten.pop(key, None)
@@ -84,12 +88,12 @@ class VerifyMemory:
     def forget(self, path: Path) -> None:
         """Drop what is known of `path`."""
         with self._lock:
-            self._drop(self._key(path))
+            self._drop(self._key(str(path)))
 
-    def forget_where(self, gone: Callable[[Path], bool]) -> None:
+    def forget_where(self, gone: Callable[[str], bool]) -> None:
         """Drop what is known of every path for which `gone` says so."""
         with self._lock:
-            for key in [key for key in self._entries if gone(self.root / key)]:
+            for key in [key for key in self._entries if gone(os.path.join(self.root, key))]:  # noqa: PTH118
                 self._drop(key)
 
     def save(self) -> bool:
@@ -136,9 +140,9 @@ class VerifyMemory:
     def _is_valid(self, entry: _Entry) -> bool:
         return -_CLOCK_SKEW_S <= time.time() - entry[4] < self.max_age_s
 
-    def _key(self, path: Path) -> str:
+    def _key(self, path: str) -> str:
         # Names that are not UTF-8 (link-less caches may have them) must become JSON and come back equal.
-        name = str(path).removeprefix(self._prefix)
+        name = path.removeprefix(self._prefix)
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
