@@ -1,0 +1,119 @@
+"""Where parts are made: a backend takes indexes of a stored plan and yields how each ended, in any order.
+
+Invariant: no worker process outlives the run that started it, however the run ends; a worker that is killed costs its
+own part a second try in a fresh process and no other part anything.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol
+
+from hfassets.parts.make import attempt
+from hfassets.parts.plan import Outcome
+
+ATTEMPTS = 2
+
+
+class Backend(Protocol):
+    """Makes parts by `hfassets.parts.worker`, here or on other machines that see the plan's folder."""
+
+    def map(self, plan_file: Path, fingerprint: str, indexes: Sequence[int]) -> Iterator[Outcome]:
+        """Yield one outcome for each index as parts end; a part's failure is an outcome, never an exception."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPool:
+    """Processes of this machine; with one, parts are made in the calling process."""
+
+    processes: int = 1
+
+    def map(self, plan_file: Path, fingerprint: str, indexes: Sequence[int]) -> Iterator[Outcome]:
+        """See Backend."""
+        if self.processes <= 1:
+            return (attempt(plan_file, fingerprint, index) for index in indexes)
+        return _map_in_processes(self.processes, plan_file, fingerprint, indexes)
+
+
+def _map_in_processes(
+    processes: int, plan_file: Path, fingerprint: str, indexes: Sequence[int]
+) -> Generator[Outcome, None, None]:
+    # One thread a process, each with an executor of one worker: a killed worker breaks that executor and no other.
+    slots = _Slots()
+    threads = ThreadPoolExecutor(max(1, min(processes, len(indexes))))
+    try:
+        futures = [threads.submit(slots.attempt, plan_file, fingerprint, index) for index in indexes]
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        slots.kill()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
+        slots.close()
+
+
+class _Slots:
+    """The worker processes, one for each calling thread."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        # Only this process holds the sending end: its end, or its closing, is what workers watch for.
+        self._watched, self._alive = self._context.Pipe(duplex=False)
+        self._stopped = threading.Event()
+        self._mine = threading.local()
+        self._all: list[ProcessPoolExecutor] = []
+
+    def attempt(self, plan_file: Path, fingerprint: str, index: int) -> Outcome:
+        for _ in range(ATTEMPTS):
+            if self._stopped.is_set():
+                break
+            try:
+                return self._executor().submit(attempt, plan_file, fingerprint, index).result()
+            except BrokenProcessPool:
+                self._mine.executor = None
+        return Outcome(index, error=f"its worker process was killed {ATTEMPTS} times (out of memory?)")
+
+    def _executor(self) -> ProcessPoolExecutor:
+        executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
+        if executor is None:
+            executor = ProcessPoolExecutor(
+                1, mp_context=self._context, initializer=_begin_worker, initargs=(self._watched,)
+            )
+            self._mine.executor = executor
+            self._all.append(executor)
+        return executor
+
+    def kill(self) -> None:
+        """End all workers at once, whatever they are doing."""
+        self._stopped.set()
+        self._alive.close()
+
+    def close(self) -> None:
+        for executor in self._all:
+            executor.shutdown()
+        self._alive.close()
+        self._watched.close()
+
+
+def _begin_worker(watched: Connection) -> None:
+    # An interrupt from the keyboard reaches the whole process group: the run decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
+
+
+def _end_with_parent(watched: Connection) -> None:
+    try:
+        watched.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
