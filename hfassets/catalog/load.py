@@ -51,13 +51,18 @@ _BOUNDS = {
 }
 
 
-def catalog_path() -> Path:
-    """HFASSETS_CATALOG, else ./catalog.yaml; raises CatalogError when there is none."""
+def configured_path() -> Path:
+    """HFASSETS_CATALOG, else ./catalog.yaml, whether there is such a file or not."""
     named = os.environ.get("HFASSETS_CATALOG")
-    path = Path(named).expanduser() if named else Path(DEFAULT_FILE)
+    return Path(named).expanduser() if named else Path(DEFAULT_FILE)
+
+
+def catalog_path() -> Path:
+    """The catalog's file; raises CatalogError when there is none."""
+    path = configured_path()
     if path.exists() or path.is_symlink():
         return path
-    said = "HFASSETS_CATALOG names it" if named else f"looked in {Path.cwd()}"
+    said = "HFASSETS_CATALOG names it" if os.environ.get("HFASSETS_CATALOG") else f"looked in {Path.cwd()}"
     raise CatalogError([f"{path}: no such catalog ({said}); `hfassets catalog init` writes a starter"])
 
 

@@ -18,7 +18,6 @@ from hfassets.catalog.document import Keys, dotted
 from hfassets.catalog.load import nearest
 from hfassets.catalog.models import RANGE, Catalog, Dataset, Model, is_plain
 from hfassets.errors import CatalogError
-from hfassets.report.units import format_bytes
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.state import file_name
 
@@ -152,9 +151,9 @@ def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
                 text = f"{where} has no config {config!r}; {_have(config, pinned.configs)}"
                 yield ("datasets", index, "configs", position), text
         for config in dataset.configs or pinned.configs:
-            text = _key_error(f"{dataset.name}:{config}")
-            if text:
-                yield ("datasets", index), text
+            refused = _key_error(f"{dataset.name}:{config}")
+            if refused:
+                yield ("datasets", index), refused
 
 
 def _have(config: str, known: Iterable[str]) -> str:
@@ -172,6 +171,6 @@ def _key_error(key: str) -> str | None:
         return f"the partition key {key!r} has {RANGE} or control characters; name in `configs` the ones to take"
     size = len(file_name(key))
     if size > MAX_KEY_BYTES:
-        limit = format_bytes(MAX_KEY_BYTES)
-        return f"the partition key {key!r} is too long for a file name ({size} of {limit}); give a shorter `name`"
+        too_long = f"too long for a file name ({size} bytes encoded, at most {MAX_KEY_BYTES})"
+        return f"the partition key {key!r} is {too_long}; give the entry a shorter `name`"
     return None

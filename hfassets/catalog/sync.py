@@ -98,7 +98,11 @@ def sync(
     # A repo that is as it was keeps its line, the time of its pinning included.
     renewed = {(one.repo, one.revision): one for one in found if not _same(kept.get((one.repo, one.revision)), one)}
     new = Lock(tuple((kept | renewed).values()))
-    errors = [text for _, text in config_errors(catalog, new)]
+    fresh = {one.repo for one in asked}
+    errors = []
+    for keys, text in config_errors(catalog, new):
+        repo = catalog.datasets[int(keys[1])].repo
+        errors.append(text if repo in fresh else f"{text} (--update {repo} looks at its newest commit)")
     if errors:
         raise CatalogError(errors)
     before = {(one.repo, one.revision): one for one in lock.repos}
