@@ -183,15 +183,15 @@ class HubSettings(Model):
 class VerifySettings(Model):
     """How often what lies on disk is read again, and how much is spent on it.
 
-    A proof older than `max_age_days` is taken again. One tick of the re-verification sensor asks for at most
-    `reverify_max_partitions_per_tick` partitions of together at most `reverify_max_bytes_per_tick` bytes (but always
-    for one); repairs fetch at most `repair_max_bytes_per_day` bytes in 24 hours.
+    Each partition is verified every `reverify_every_days`; bytes proven less than `max_age_days` ago and unchanged on
+    disk since are not read again for that. One tick of the re-verification sensor asks for at most
+    `reverify_max_partitions_per_tick` partitions; repairs fetch at most `repair_max_bytes_per_day` bytes a day (UTC).
     """
 
     max_age_days: float = Field(default=30.0, gt=0, le=36500)
+    reverify_every_days: float = Field(default=7.0, gt=0, le=36500)
     repair_max_bytes_per_day: Bytes = ByteSize(200 * 10**9)
     reverify_max_partitions_per_tick: int = Field(default=20, ge=1, le=10_000)
-    reverify_max_bytes_per_tick: Bytes = ByteSize(2 * 10**12)
 
 
 class Dataset(Model):

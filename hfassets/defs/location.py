@@ -1,0 +1,80 @@
+"""What the definitions of a code location are built from: the accepted catalog and the places it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from hfassets.catalog import Accepted, Catalog, DatasetPartition, VerifySettings, accept, catalog_path
+from hfassets.errors import DataError
+from hfassets.storage import StateDir
+
+
+@dataclass(frozen=True)
+class Location:
+    """The accepted catalog, as definitions and runs use it. `path` is the catalog.yaml it stands for."""
+
+    path: Path
+    accepted: Accepted
+    _by_key: Mapping[str, DatasetPartition] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_key", {partition.key: partition for partition in self.accepted.partitions})
+
+    @property
+    def catalog(self) -> Catalog:
+        """The accepted catalog."""
+        return self.accepted.catalog
+
+    @property
+    def verify(self) -> VerifySettings:
+        """How often to prove what lies on disk."""
+        return self.catalog.verify
+
+    @property
+    def state(self) -> StateDir:
+        """The state folder."""
+        return StateDir(self.catalog.storage.state_dir)
+
+    @property
+    def hub_cache(self) -> Path:
+        """The Hub cache."""
+        return self.catalog.storage.hub_cache
+
+    @property
+    def umask(self) -> int | None:
+        """The file mode mask of runs; None = the process's own."""
+        return self.catalog.storage.umask
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Every dataset partition: those of the catalog, then those removed from it and not yet pruned."""
+        return tuple(self._by_key)
+
+    @cached_property
+    def dataset_configs(self) -> dg.StaticPartitionsDefinition:
+        """The one partitions definition of the hub chain."""
+        return dg.StaticPartitionsDefinition(list(self.keys))
+
+    @property
+    def partitions_per_run(self) -> int:
+        """The largest that any dataset asks for: a backfill policy holds for a whole asset."""
+        return max((dataset.partitions_per_run for dataset in self.catalog.datasets), default=1)
+
+    def partition(self, key: str) -> DatasetPartition:
+        """What a partition key stands for; DataError for one no longer in the catalog, CatalogError without any."""
+        self.accepted.require()
+        partition = self._by_key.get(key)
+        if partition is None or partition.retired:
+            raise DataError(f"{key} is no longer in {self.path}: add it again, or run `hfassets catalog prune`")
+        return partition
+
+
+def load_location() -> Location:
+    """The location of `HFASSETS_CATALOG`, else `./catalog.yaml`; CatalogError when there is neither."""
+    path = catalog_path()
+    return Location(path, accept(path))

@@ -1,0 +1,141 @@
+"""`make ui`: the Dagster web UI on the demo, with its daemon, its code server and the sample Hub.
+
+    python -m hfassets.demo.ui --home DIR [--port N]
+
+The servers bind to loopback and end together: with Ctrl-C, or when one of them stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import requests
+
+from hfassets.demo.home import DemoHome
+from hfassets.demo.hub_content import build_content
+from hfassets.demo.hub_server import HOST, SampleHub
+from hfassets.demo.synchronise import synchronise
+
+START_TIMEOUT = 90.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until interrupted (exit code 0), or until a server stops by itself (1)."""
+    parser = argparse.ArgumentParser(prog="make ui", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder of the demo (default: .demo)")
+    parser.add_argument("--port", type=int, default=3000, help="port of the web UI (default: 3000, else a free one)")
+    options = parser.parse_args(arguments)
+    home = DemoHome(options.home.absolute())
+    signal.signal(signal.SIGTERM, _interrupt)
+    with SampleHub(home.hub) as hub:
+        build_content(hub)
+        home.create(hub.url)
+        synchronise()
+        port = _free_port(options.port)
+        try:
+            with services(home, port) as servers:
+                print(f"\nDagster is at http://{HOST}:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201
+                return _watch(servers)
+        except KeyboardInterrupt:
+            return 0
+
+
+@contextmanager
+def services(home: DemoHome, port: int) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """The three servers of a Dagster deployment, up and answering; ended on the way out."""
+    code_port = _free_port(0)
+    workspace = home.dagster / "workspace.yaml"
+    workspace.write_text(
+        f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: hfassets}}\n"
+    )
+    logs = home.root / "logs"
+    logs.mkdir(exist_ok=True)
+    dagster = [sys.executable, "-m", "dagster"]
+    with ExitStack() as stack:
+
+        def start(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+            log = stack.enter_context((logs / f"{name}.log").open("wb"))
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=home.root)
+            stack.callback(_end, process)
+            return process
+
+        servers = {
+            "code server": start(
+                "code-server",
+                [*dagster, "code-server", "start", "-m", "hfassets.definitions", "-h", HOST, "-p", str(code_port)],
+            )
+        }
+        _wait("code server", servers["code server"], lambda: _accepts(code_port), logs)
+        servers["web server"] = start(
+            "webserver",
+            [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)],
+        )
+        servers["daemon"] = start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
+        _wait("web server", servers["web server"], lambda: _answers(port), logs)
+        yield servers
+
+
+def _watch(servers: dict[str, subprocess.Popen[bytes]]) -> int:
+    while True:
+        for name, process in servers.items():
+            if process.poll() is not None:
+                print(f"the {name} stopped with exit code {process.returncode}", file=sys.stderr)  # noqa: T201
+                return 1
+        time.sleep(0.5)
+
+
+def _wait(name: str, process: subprocess.Popen[bytes], ready: Callable[[], bool], logs: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the {name} did not start; its log is in {logs}")
+        time.sleep(0.1)
+
+
+def _accepts(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://{HOST}:{port}/server_info", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port when nobody has it, else one that is free now."""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
