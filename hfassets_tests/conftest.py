@@ -40,6 +40,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):  # type: ignore[no-untyped-def]
+    """The same for whole modules that skip themselves."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped where CI=true allows no skip: {report.longrepr}"
+    return report
+
+
 @pytest.fixture(scope="session")
 def sample_hub_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleHub]:
     """One server for the session; tests take `sample_hub`. Its content is built once and kept in pytest's cache."""

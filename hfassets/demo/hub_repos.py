@@ -356,6 +356,6 @@ def write_arc(folder: Path) -> None:
         _parquet(folder / "ARC-Easy" / f"{split}-00000-of-00001.parquet", part, schema)
     configs = [
         {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{s}-*"} for s in ("train", "test")]}
-        for name in ("ARC-Challenge", "ARC-Easy")
+        for name in ("ARC-Easy", "ARC-Challenge")
     ]
     write_readme(folder, {"license": ["cc-by-sa-4.0"], "configs": configs}, "AI2 ARC")

@@ -48,6 +48,7 @@ class SampleHub:
     def __init__(
         self, root: Path, *, port: int = 0, page_size: int = 1000, content: bool = True, big_file_mb: int = 12
     ) -> None:
+        self.root = root
         root.mkdir(parents=True, exist_ok=True)
         self._objects = Path(tempfile.mkdtemp(prefix="objects-", dir=root))
         self.store = HubStore(self._objects)
