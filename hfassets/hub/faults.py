@@ -48,6 +48,8 @@ class Fault:
     detail: str
     hub_cache: Path
     links: tuple[tuple[str, str], ...] = ()
+    identity: tuple[int, ...] = ()
+    """Which file was found different; what has taken its place since is not meant."""
 
     def __str__(self) -> str:
         where = f" ({self.path} at {self.commit[:12]})" if self.path and self.commit else ""
@@ -98,7 +100,7 @@ class VerifyReport:
     `purged` names repos of which so much is gone at once that a purge, not rot, is the likely cause.
     """
 
-    repos: int = 0
+    repo_ids: tuple[str, ...] = ()
     checked: int = 0
     remembered: int = 0
     bytes_read: int = 0
@@ -133,7 +135,7 @@ class VerifyReport:
         return {
             "intact": self.intact,
             "hub_caches": [printable(path) for path in self.hub_caches],
-            "repos": self.repos,
+            "repos": list(self.repo_ids),
             "checked": self.checked,
             "remembered": self.remembered,
             "bytes_read": self.bytes_read,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hfassets.errors import HfassetsError
@@ -32,7 +33,7 @@ class RepoCheck:
         scan: RepoScan,
         memory: VerifyMemory,
         full: bool,
-        listing_for: Callable[[RepoCache, str], Listing | None] | None,
+        listing_for: Callable[[RepoCache, str], Listing | None],
     ) -> None:
         self.repo = scan.repo
         self.memory = memory
@@ -118,9 +119,13 @@ class RepoCheck:
         scan.links = links
         for blob in scan.blobs.values():
             self._plan_file(blob.path, blob.size, blob.mtime_ns, blob.inode, blob.name)
+        inodes = {blob.inode: blob for blob in scan.blobs.values()} if scan.real_files else {}
         for link, file in scan.real_files:
             linked[link.commit].add(link.path)
             known_file = by_commit.get(link.commit, {}).get(link.path)
+            same = inodes.get(file.inode)
+            if known_file is None and same is not None and same[2:5] == file[2:5]:
+                continue  # a hard link to a blob, which is proven by its name
             if known_file is None:
                 reason = "its commit's listing does not have it" if link.commit in by_commit else _OFFLINE
                 self._unverifiable(Path(file.path), file.size, reason)
@@ -137,16 +142,19 @@ class RepoCheck:
             self.remembered += 1
             self.bytes_proven += size
             return
+        last_size = self.memory.size_of(path, expected)
+        if last_size is not None:
+            self._sizes.setdefault(expected, last_size)
         algorithm = XET if self.repo.is_store else algorithm_of(expected)
         self.tasks.append(Task(path, size, algorithm, expected, self.memory))
 
     def _known(self, commit: str) -> dict[str, Known] | None:
         """What the files of a commit are: by the caller's listing, else by the library's own, else unknown."""
         repo = self.repo.as_repo()
-        if self._listing_for is not None and repo is not None:
+        if repo is not None:
             try:
                 listing = self._listing_for(repo, commit)
-            except HfassetsError as error:
+            except (HfassetsError, OSError) as error:
                 listing = None
                 self._listing_errors.append(f"{self.repo.repo_id}: {error}")
             if listing is not None:
@@ -213,7 +221,8 @@ class RepoCheck:
         size = f"{outcome.size:,} bytes" if known is None else f"{outcome.size:,} of {known:,} bytes"
         short = outcome.size == 0 or (known is not None and outcome.size < known)
         detail = f"{outcome.task.algorithm} is {outcome.digest}, {size}"
-        return self._fault(kinds.TRUNCATED if short else kinds.CORRUPT, path, etag, detail, links)
+        fault = self._fault(kinds.TRUNCATED if short else kinds.CORRUPT, path, etag, detail, links)
+        return replace(fault, identity=outcome.identity)
 
     def _odd_faults(self, places: dict[str, list[Link]]) -> list[Fault]:
         found = []

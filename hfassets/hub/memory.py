@@ -73,9 +73,15 @@ class VerifyMemory:
             return None
         return entry[3] if self._is_valid(entry) else None
 
-    def verified_at(self, path: Path, stat: os.stat_result) -> float | None:
-        """When (s since 1970) the proof that `lookup` answers from was made."""
-        return None if self.lookup(path, stat) is None else self._entries[self._key(str(path))][4]
+    def size_of(self, path: str, digest: str) -> int | None:
+        """The size in bytes of the content with this hash, if `path` ever had it, whatever it holds now."""
+        entry = self._entries.get(self._key(path))
+        return entry[0] if entry is not None and entry[3] == digest else None
+
+    def proven_at(self, path: str) -> float | None:
+        """When (s since 1970) `path` was last proven; whether that still holds is what `lookup` tells."""
+        entry = self._entries.get(self._key(path))
+        return entry[4] if entry is not None else None
 
     def record(self, path: Path, stat: os.stat_result, digest: str) -> None:
         """Remember that `path`, as `stat` describes it from before its bytes were read, has this hash."""

@@ -47,6 +47,8 @@ class Outcome(NamedTuple):
     error: str | None = None
     vanished: bool = False
     changing: bool = False
+    identity: tuple[int, ...] = ()
+    """Which file it was that was read: compare with `identity_of`."""
 
     @property
     def is_proven(self) -> bool:
@@ -155,25 +157,26 @@ def _prove(task: Task, meter: _Meter) -> Outcome:
             return Outcome(task, error=_reason(error))
         finally:
             os.close(descriptor)
-        held_still = _identity(before) == _identity(after)
+        held_still = identity_of(before) == identity_of(after)
         if digest == task.expected:
             if held_still:
                 task.memory.record(Path(task.path), before, digest)
             return Outcome(task, digest, before.st_size)
         if held_still and _is_still(task.path, after):
             task.memory.forget(Path(task.path))
-            return Outcome(task, digest, before.st_size)
+            return Outcome(task, digest, before.st_size, identity=identity_of(after))
     return outcome
 
 
 def _is_still(path: str, status: os.stat_result) -> bool:
     try:
-        return _identity(os.stat(path)) == _identity(status)  # noqa: PTH116
+        return identity_of(os.stat(path)) == identity_of(status)  # noqa: PTH116
     except OSError:
         return False
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from the one that takes its place, or from itself after a write."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfassets.errors import HfassetsError
@@ -21,6 +21,7 @@ from hfassets.hub.hashing import algorithm_of
 from hfassets.hub.judge import RepoCheck
 from hfassets.hub.layout import RepoCache
 from hfassets.hub.listing import Listing, RepoFile
+from hfassets.hub.listings import kept_listing
 from hfassets.hub.memory import MAX_AGE_S, VerifyMemory
 from hfassets.hub.scan import find_hub_caches, find_repos, find_store, scan_repo, scan_store
 from hfassets.hub.sweep import Outcome, Task, sweep
@@ -77,13 +78,19 @@ def verify_cache(
 ) -> VerifyReport:
     """Verify all blobs of a cache, or those of the repos named.
 
-    `full` reads also what the memory says is proven. `listing_for` may know what a repo holds at a commit (a listing
-    kept from the download, or the Hub's own); with it link-less files can be proven and wrong links are seen.
+    `full` reads also what the memory says is proven. With a listing of a commit, link-less files can be proven and
+    wrong links are seen: `listing_for` may give one (the Hub's own, say), else the one kept from our download is taken,
+    else the library's `trees/`.
     Raises HfassetsError when `cache_dir` is no cache or a repo named is not in it.
     """
     started = time.monotonic()
     hub_caches = find_hub_caches(cache_dir)
-    checks = _checks(hub_caches, state, repos, full, max_age_s, listing_for)
+
+    def known(repo: RepoCache, commit: str) -> Listing | None:
+        listing = None if listing_for is None else listing_for(repo, commit)
+        return listing or kept_listing(state, repo, commit)
+
+    checks = _checks(hub_caches, state, repos, full, max_age_s, known)
     if not checks:
         progress(Note(f"{cache_dir}: no repos in it", "warning"))
     by_memory = {id(check.memory): check for check in checks}
@@ -101,7 +108,7 @@ def verify_cache(
     for notice in notices:
         progress(Note(notice, "warning"))
     return VerifyReport(
-        repos=sum(not check.repo.is_store for check in checks),
+        repo_ids=tuple(check.repo.repo_id for check in checks if not check.repo.is_store),
         checked=checked,
         remembered=sum(check.remembered for check in checks),
         bytes_read=bytes_read,
@@ -123,7 +130,7 @@ def _checks(
     repos: Collection[str] | None,
     full: bool,
     max_age_s: float,
-    listing_for: ListingFor | None,
+    listing_for: ListingFor,
 ) -> list[RepoCheck]:
     folders = [repo for hub_cache in hub_caches for repo in find_repos(hub_cache)]
     if repos is not None:
@@ -205,7 +212,7 @@ def verify_files(
     for notice in notices:
         progress(Note(notice, "warning"))
     return VerifyReport(
-        repos=1,
+        repo_ids=(repo.repo_id,),
         checked=checked,
         remembered=remembered,
         bytes_read=bytes_read,
@@ -252,7 +259,7 @@ def _file_fault(repo: RepoCache, outcome: Outcome, file: RepoFile, links: tuple[
         return _fault(repo, kinds.UNREADABLE, commit, file, path, "is being written while it is verified", links)
     kind = kinds.TRUNCATED if outcome.size < file.size else kinds.CORRUPT
     detail = f"{algorithm_of(file.etag)} is {outcome.digest}, {outcome.size:,} of {file.size:,} bytes"
-    return _fault(repo, kind, commit, file, path, detail, links)
+    return replace(_fault(repo, kind, commit, file, path, detail, links), identity=outcome.identity)
 
 
 def _fault(
