@@ -19,17 +19,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hfassets.demo.hub_body import FileBody, parse_range, send_file
-from hfassets.demo.hub_faults import Fault, FaultBoard, fault_from_json, rate_headers, wait_headers
+from hfassets.demo.hub_faults import FaultBoard, fault_from_json, rate_headers, wait_headers
 from hfassets.demo.hub_limits import Limits, Quota
 from hfassets.demo.hub_log import LoggedRequest, RequestLog
 from hfassets.demo.hub_routes import API_TYPES, Route, parse_route
 from hfassets.demo.hub_store import Commit, HubStore, Repo, StoredFile
+from hfassets.demo.hub_xet import reconstruction, xorb
 
 TOKEN = "hf_sampleReader"  # noqa: S105 - not a secret: the reader of the sample Hub, with access to the gated repos
 STRANGER_TOKEN = "hf_sampleStranger"  # noqa: S105 - a valid user who was not let into any gated repo
 USERS = {TOKEN: "sample-reader", STRANGER_TOKEN: "sample-stranger"}
 
 Answer = Response | FileBody
+_LOGGER = logging.getLogger("hfassets.demo.hub")
 PLURALS = {singular: plural for plural, singular in API_TYPES.items()}
 
 
@@ -68,6 +70,9 @@ class HubApp:
         began = time.monotonic()
         try:
             await self._answer(request, route, token, record, send)
+        except Exception:
+            _LOGGER.exception("%s %s", request.method, scope["path"])
+            raise
         finally:
             record.seconds = time.monotonic() - began
             record.done = True
@@ -75,39 +80,28 @@ class HubApp:
     async def _answer(self, request: Request, route: Route, token: str, record: LoggedRequest, send: Send) -> None:
         transport = self._transport_of(request.scope.get("client"))
         generation = self.faults.generation
-        faults = self.faults.pick(record, body=False)
-        record.fault = ",".join(fault.kind for fault in faults)
         answer: Answer | None = None
-        for fault in faults:
-            if fault.kind == "delay":
-                await self._wait(fault.wait, transport, generation)
-            elif fault.kind == "hang":
-                await self._wait(None, transport, generation)
-                answer = None
-                break
-            elif fault.kind == "status":
+        for fault in self.faults.pick(record, body=False):
+            record.fault = fault.kind
+            if fault.kind in ("delay", "hang"):
+                await self._wait(fault.wait if fault.kind == "delay" else None, transport, generation)
+            if fault.kind in ("drop", "hang"):
+                if transport is not None:
+                    transport.abort()
+                return
+            if fault.kind == "status":
                 answer = _refusal(fault.status, "A fault on demand", headers=wait_headers(fault, record))
-            elif fault.kind == "drop":
-                break
-        if any(fault.kind in ("hang", "drop") for fault in faults):
-            if transport is not None:
-                transport.abort()
-            return
         if answer is None:
             answer = await self._respond(request, route, token)
         record.status = answer.status_code
-        if isinstance(answer, FileBody) and request.method == "GET" and answer.status_code in (200, 206):
-            body_faults = self.faults.pick(record, body=True)
-            record.fault = ",".join([*filter(None, [record.fault]), *(fault.kind for fault in body_faults)])
-            still = lambda: self.faults.generation == generation  # noqa: E731
-            await send_file(answer, body_faults, record, transport, still, send)
-            record.status = answer.status_code
+        if isinstance(answer, FileBody) and request.method == "GET" and answer.status_code != 416:
+            faults = self.faults.pick(record, body=True)
+            record.fault = ",".join(fault.kind for fault in faults) or record.fault
+            await send_file(answer, faults, record, transport, lambda: self.faults.generation == generation, send)
             return
         if isinstance(answer, FileBody):
             answer = Response(status_code=answer.status_code, headers=answer.headers)
-            if request.method != "HEAD":
-                answer.headers["content-length"] = "0"
-        elif request.method != "HEAD":
+        if request.method != "HEAD":
             record.sent = len(answer.body)
         await answer(request.scope, request.receive, send)
 
@@ -134,15 +128,19 @@ class HubApp:
         return answer
 
     async def _dispatch(self, request: Request, route: Route, token: str) -> Answer:
-        if token and token not in USERS:
+        if token and token not in USERS and route.kind != "xet":
             return _refusal(401, "Invalid credentials in Authorization header")
+        if request.method not in ("GET", "HEAD") and route.kind not in ("paths-info", "xet"):
+            return _refusal(405, f"{request.method} is not for this path")
         if route.kind == "whoami":
             return _whoami(token)
+        if route.kind == "xet":
+            return self._xet(request, route.path.split("/"))
         if route.kind == "page":
             return _refusal(404, "Sorry, we can't find the page you are looking for.")
         repo = self.store.get(route.repo_type, route.repo_id)
         if repo is None:
-            # As the real Hub: without a token it does not tell a missing repo from a private one.
+            # Without a token the Hub does not tell a missing repo from a private one.
             if token:
                 return _refusal(404, "Repository not found", "RepoNotFound")
             return _refusal(401, "Invalid username or password.", "RepoNotFound")
@@ -158,7 +156,7 @@ class HubApp:
         if route.kind == "paths-info":
             return await _paths_info(request, commit)
         if route.kind == "xet-read-token":
-            return _refusal(404, "This sample Hub has no xet storage: set HF_HUB_DISABLE_XET=1")
+            return _gated(repo, token) if repo.gated and token != TOKEN else _xet_token(_base(request))
         return self._file(request, route, repo, commit, token)
 
     def _tree(self, request: Request, route: Route, repo: Repo, commit: Commit) -> Response:
@@ -190,6 +188,16 @@ class HubApp:
             url = f"{_base(request)}/cdn/{_repo_path(repo)}/resolve/{commit.sha}/{quote(file.path)}"
             return Response(f"Found. Redirecting to {url}", 302, {**headers, "Location": url}, "text/plain")
         return FileBody(file, headers, *parse_range(request.headers.get("range", ""), file.size))
+
+    def _xet(self, request: Request, steps: list[str]) -> Response:
+        match steps:
+            case ["v1", "reconstructions", xet_hash] if file := self.store.xet_file(xet_hash):
+                document = reconstruction(file, _base(request), request.headers.get("range", ""))
+                return _json(document) if document else _refusal(416, "Range not satisfiable")
+            case ["xorbs", xet_hash, number] if (file := self.store.xet_file(xet_hash)) and number.isdigit():
+                return Response(xorb(file, int(number)), media_type="application/octet-stream")
+            case _:
+                return _refusal(404, "Not found")
 
     async def _control(self, request: Request, name: str) -> Response:
         """`PUT /_faults` (a list of rules), `PUT /_quotas`, `GET /_log`, `DELETE /_log`: for a server in a process."""
@@ -265,6 +273,13 @@ def _whoami(token: str) -> Response:
     )
 
 
+def _xet_token(base: str) -> Response:
+    expires = int(time.time()) + 3600
+    values = {"casUrl": f"{base}/xet", "accessToken": "xet-sample", "exp": expires}
+    named = {"X-Xet-Cas-Url": f"{base}/xet", "X-Xet-Access-Token": "xet-sample", "X-Xet-Token-Expiration": str(expires)}
+    return Response(orjson.dumps(values), headers=named, media_type="application/json")
+
+
 def _refs(repo: Repo) -> Response:
     def described(names: Mapping[str, str], kind: str) -> Iterable[dict[str, str]]:
         for name, sha in sorted(names.items()):
@@ -331,8 +346,3 @@ def _file_headers(base: str, repo: Repo, commit: Commit, file: StoredFile) -> di
         auth = f"{base}/api/{_repo_path(repo)}/xet-read-token/{commit.sha}"
         headers |= {"X-Xet-Hash": file.xet_hash, "Link": f'<{auth}>; rel="xet-auth"'}
     return headers
-
-
-logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-
-__all__ = ["STRANGER_TOKEN", "TOKEN", "Fault", "HubApp"]

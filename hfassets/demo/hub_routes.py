@@ -11,7 +11,7 @@ _REPO_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "resolve", "x
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | whoami | control | page.
+    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | xet | whoami | control | page.
 
     `bucket` is the rate limit it counts against, "" for none. `path` is a path in the repo, or the control's name.
     """
@@ -34,6 +34,8 @@ def parse_route(raw_path: str) -> Route:
             return _api_route(API_TYPES[plural], steps[2:])
         case [control, *rest] if control.startswith("_"):
             return Route("control", "", path="/".join([control[1:], *rest]))
+        case ["xet", *rest]:
+            return Route("xet", "", path="/".join(rest))
         case ["cdn", plural, *rest] if plural in API_TYPES:
             return _file_route("cdn", "", API_TYPES[plural], rest)
         case [plural, *rest] if plural in API_TYPES:

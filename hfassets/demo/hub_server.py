@@ -68,7 +68,9 @@ class SampleHub:
                 loop="uvloop",
                 lifespan="off",
                 ws="none",
+                # Its only news would be the connections that faults break; defects are logged by the application.
                 log_config=None,
+                log_level="critical",
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,

@@ -134,10 +134,15 @@ class HubStore:
         self._objects = objects
         self._lock = threading.Lock()
         self._repos: dict[tuple[str, str], Repo] = {}
+        self._xet: dict[str, StoredFile] = {}
 
     def get(self, repo_type: str, repo_id: str) -> Repo | None:
         """The repo, or None."""
         return self._repos.get((repo_type, repo_id))
+
+    def xet_file(self, xet_hash: str) -> StoredFile | None:
+        """The file with a xet hash, or None."""
+        return self._xet.get(xet_hash)
 
     def repos(self) -> list[Repo]:
         """All repos, by type and id."""
@@ -185,6 +190,7 @@ class HubStore:
         """
         stored = {path: self._store(path, content, lfs, xet) for path, content in sorted(files.items())}
         with self._lock:
+            self._xet.update({file.xet_hash: file for file in stored.values() if file.xet_hash})
             repo = self._repos.setdefault((repo_type, repo_id), Repo(repo_id, repo_type))
             repo.gated, repo.redirect = gated, redirect
             parent = repo.branches.get(branch, "")

@@ -54,7 +54,7 @@ def test_every_loadable_repo_loads(hub_env):
         ("roneneldan/TinyStories", None), ("bigcode/the-stack-smol-xs", None), ("openai/gsm8k", "socratic"),
         ("HuggingFaceFW/fineweb-edu", "sample-10BT"), ("allenai/ai2_arc", "ARC-Easy"),
     ]  # fmt: skip
-    done = hub_env.python(code, json.dumps(wanted), HF_HUB_DISABLE_XET="1")
+    done = hub_env.python(code, json.dumps(wanted))
     shown = json.loads(done.stdout.splitlines()[-1])
     assert len(shown) == len(wanted)
     splits, rows, columns = shown["ibm-research/duorc:SelfRC"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import requests
@@ -131,3 +132,20 @@ def test_xet_headers_beside_plain_http(sample_hub):
         assert requests.get(url, timeout=5).content == content
     tree = requests.get(f"{sample_hub.url}/api/datasets/some/xet/tree/main", timeout=5).json()
     assert ["xetHash" in entry for entry in tree] == [True, False]
+
+
+@pytest.mark.hub
+def test_unmodified_client_downloads_over_xet(hub_env, sample_hub):
+    """With xet on, the client takes a xet file in segments from the xet paths, and the bytes are the same."""
+    content = bytes(range(256)) * 80_000 + b"an odd end"
+    sample_hub.add_repo("some/xet", {"a.bin": content}, xet=True)
+    done = hub_env.python(
+        """
+        from huggingface_hub import snapshot_download
+        print(snapshot_download("some/xet", repo_type="dataset"))
+        """
+    )
+    assert (Path(done.stdout.strip()) / "a.bin").read_bytes() == content
+    xorbs = [request for request in sample_hub.requests if request.path.startswith("/xet/xorbs/")]
+    assert len(xorbs) == 3
+    assert sample_hub.bytes_sent("/cdn/*") == 0
