@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from hfassets.errors import HubError, IntegrityError
+from hfassets.errors import DataError, HubError, IntegrityError
 from hfassets.hub.configs import METADATA_FILES, config_files
 from hfassets.hub.hashing import new_hash
 from hfassets.hub.layout import RepoCache
@@ -40,6 +41,7 @@ class SnapshotRequest:
     """What to fetch, and how. `config` None, or `files` "all", is the whole repo.
 
     `key` names the manifest (default `<repo>:<config>`, or the repo id); `revision` is recorded as a ref of the cache.
+    Of these files only those that match one of `include` (if any) and none of `exclude`; metadata files always.
     """
 
     repo: RepoCache
@@ -47,6 +49,8 @@ class SnapshotRequest:
     state: StateDir
     config: str | None = None
     files: Files = "config"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     key: str | None = None
     revision: str | None = None
     workers: int = 8
@@ -69,7 +73,12 @@ class SnapshotRequest:
     @property
     def parameters(self) -> Mapping[str, Any]:
         """The identity's parameters."""
-        return {"config": self.config, "files": "all" if self.config is None else self.files}
+        patterns = {"include": list(self.include), "exclude": list(self.exclude)}
+        return {
+            "config": self.config,
+            "files": "all" if self.config is None else self.files,
+            **{name: globs for name, globs in patterns.items() if globs},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +228,32 @@ def _linked(repo: RepoCache, commit: str, progress: ProgressCallback) -> Listing
 
 
 def _wanted(request: SnapshotRequest, listing: Listing, metadata: Mapping[str, bytes]) -> Listing:
-    if request.config is None or request.repo.repo_type != "dataset":
-        return listing
-    needed = config_files(listing, metadata, request.config).needed(listing)
-    return listing if request.files == "all" else needed
+    whole = request.config is None or request.repo.repo_type != "dataset"
+    needed = listing if whole else config_files(listing, metadata, request.config).needed(listing)
+    chosen = listing if request.files == "all" else needed
+    if not request.include and not request.exclude:
+        return chosen
+    left = matching(chosen, request.include, request.exclude)
+    if all(file.path in METADATA_FILES for file in left.files):
+        raise DataError(f"{request.name}: include and exclude leave none of its {len(chosen.files):,} files")
+    return left
+
+
+def matching(listing: Listing, include: Sequence[str], exclude: Sequence[str]) -> Listing:
+    """The files that match one of `include` (if any) and none of `exclude`, and the metadata files.
+
+    `*` matches slashes too, as in `huggingface_hub`.
+    """
+    wanted, unwanted = ([f"{glob}*" if glob.endswith("/") else glob for glob in globs] for globs in (include, exclude))
+    return listing.select(
+        file.path
+        for file in listing.files
+        if file.path in METADATA_FILES
+        or (
+            (not wanted or any(fnmatchcase(file.path, glob) for glob in wanted))
+            and not any(fnmatchcase(file.path, glob) for glob in unwanted)
+        )
+    )
 
 
 def _read_metadata(request: SnapshotRequest, listing: Listing) -> dict[str, bytes]:

@@ -19,18 +19,19 @@ from hfassets.hub.acquire import (
     Transfer,
     commit_listing,
     find_snapshot,
+    matching,
     plan_only,
     read_metadata,
     take_snapshot,
 )
-from hfassets.hub.configs import list_configs
+from hfassets.hub.configs import config_files, list_configs
 from hfassets.hub.failures import write_report
 from hfassets.hub.layout import RepoCache
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.names import check_revision
 from hfassets.hub.plan import PlanSummary
 from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
-from hfassets.hub.session import HubClient, HubOptions
+from hfassets.hub.session import HubClient, HubOptions, Wait
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.state import StateDir
 
@@ -62,6 +63,8 @@ class DownloadRequest:
     configs: tuple[str, ...] = ()
     revision: str = "main"
     files: Files = "config"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     transfer: Transfer = "http"
     workers: int = 8
     max_bytes: int | None = None
@@ -80,7 +83,10 @@ class DownloadRequest:
 
 @dataclass(frozen=True, slots=True)
 class DownloadResult:
-    """What is there now, by config, and what failed (`failures`: config and full reason; `report` lists them)."""
+    """What is there now, by config, and what failed (`failures`: config and full reason; `report` lists them).
+
+    `waits`: what the Hub was waited for; `waited_s`: the time in which at least one request waited.
+    """
 
     repo_id: str
     commit: str
@@ -88,6 +94,8 @@ class DownloadResult:
     prepared: tuple[PreparedDataset, ...]
     failures: tuple[tuple[str, str], ...] = ()
     report: Path | None = None
+    waits: tuple[Wait, ...] = ()
+    waited_s: float = 0.0
 
 
 class DownloadError(PartialFailureError):
@@ -145,6 +153,8 @@ def download_dataset(
                 if request.prepare_only and not wanted.force and (found := find_prepared(wanted)) is not None:
                     prepared.append(found)
                     continue
+                if not request.raw_only:
+                    _require_all_data(client, request, commit, config, progress)
                 taken = take_snapshot(client, _snapshot_request(request, commit, config, left), progress)
                 snapshots.append(taken)
                 left = None if left is None else max(0, left - taken.bytes_fetched)
@@ -156,7 +166,16 @@ def download_dataset(
                 failures.append((config, line))
                 reasons.append((config, line if known else "".join(traceback.format_exception(error))))
                 progress(Note(f"{request.repo_id}:{config} failed: {line}", "warning"))
-    result = DownloadResult(request.repo_id, commit, tuple(snapshots), tuple(prepared), tuple(reasons))
+        waits, waited_s = tuple(client.waits), client.waited
+    result = DownloadResult(
+        request.repo_id,
+        commit,
+        tuple(snapshots),
+        tuple(prepared),
+        tuple(reasons),
+        waits=waits,
+        waited_s=waited_s,
+    )
     if failures:
         result = replace(result, report=write_report(request.state, request.repo_id, reasons, len(configs)))
         raise DownloadError(result, failures, len(configs))
@@ -188,6 +207,25 @@ def _enumerate(
     return commit, list_configs(listing, read_metadata(client, request.repo, listing, memory))
 
 
+def _require_all_data(
+    client: HubClient, request: DownloadRequest, commit: str, config: str, progress: ProgressCallback
+) -> None:
+    """Refuse, before anything is fetched, patterns that leave out data files: `load_dataset` would take the rest for
+    the whole."""
+    if not request.include and not request.exclude:
+        return
+    listing = commit_listing(client, request.repo, commit, request.state, progress)
+    metadata = read_metadata(client, request.repo, listing, VerifyMemory.open(request.state, request.repo))
+    needed = config_files(listing, metadata, config).needed(listing)
+    kept = {file.path for file in matching(needed, request.include, request.exclude).files}
+    lost = [file.path for file in needed.files if file.path not in kept]
+    if lost:
+        raise UsageError(
+            f"include and exclude leave out {len(lost)} files that {request.repo_id}:{config} is prepared from "
+            f"({lost[0]}{', …' if len(lost) > 1 else ''}); take the raw files alone, or change the patterns"
+        )
+
+
 def _snapshot_request(request: DownloadRequest, commit: str, config: str, max_bytes: int | None) -> SnapshotRequest:
     return SnapshotRequest(
         repo=request.repo,
@@ -195,6 +233,8 @@ def _snapshot_request(request: DownloadRequest, commit: str, config: str, max_by
         state=request.state,
         config=config,
         files=request.files,
+        include=request.include,
+        exclude=request.exclude,
         revision=None if request.revision == commit else request.revision,
         workers=request.workers,
         max_bytes=max_bytes,
