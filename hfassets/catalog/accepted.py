@@ -24,7 +24,7 @@ from pathlib import Path
 import orjson
 
 from hfassets.catalog.known import Record, RecordError, read_record, write_record
-from hfassets.catalog.load import Parsed, empty_catalog, parse_catalog, read_bytes, salvage_state_dir
+from hfassets.catalog.load import Parsed, empty_catalog, parse_catalog, pointer_path, read_bytes, salvage_state_dir
 from hfassets.catalog.lock import (
     DatasetPartition,
     Lock,
@@ -66,9 +66,9 @@ class Accepted:
         return "; ".join(self.errors) or None
 
     @property
-    def retired(self) -> tuple[DatasetPartition, ...]:
-        """Partitions whose keys are no longer in the catalog."""
-        return tuple(one for one in self.partitions if one.retired)
+    def retired(self) -> tuple[str, ...]:
+        """Keys of `partitions` that are no longer in the catalog."""
+        return tuple(one.key for one in self.partitions if one.retired)
 
     def require(self) -> Catalog:
         """The catalog, for those who are about to work by it; raises CatalogError when none is in force."""
@@ -312,14 +312,10 @@ def _record_path(path: Path, state: Path) -> Path:
     return state / f"accepted-{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
 
 
-def _pointer_path(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.accepted.json")
-
-
 def _pointed_state(path: Path) -> Path | None:
     """The state folder that the pointer beside the catalog names, None without a pointer that can be read."""
     try:
-        return path.parent / str(orjson.loads(_pointer_path(path).read_bytes())["state_dir"])
+        return path.parent / str(orjson.loads(pointer_path(path).read_bytes())["state_dir"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -330,4 +326,4 @@ def _write_pointer(path: Path, state_dir: Path) -> None:
         return
     inside = state_dir.is_relative_to(path.parent)
     place = state_dir.relative_to(path.parent) if inside else state_dir
-    write_atomic(_pointer_path(path), orjson.dumps({"state_dir": str(place)}) + b"\n")
+    write_atomic(pointer_path(path), orjson.dumps({"state_dir": str(place)}) + b"\n")

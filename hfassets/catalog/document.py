@@ -156,7 +156,7 @@ class Document:
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problem(key_node, keys, "has a list or mapping for a key; a key is one word")
-            elif key_node.value == "<<" and key_node.style is None:
+            elif key_node.value == "<<" and not key_node.style:
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in reversed(sources):
                     if isinstance(source, yaml.MappingNode):

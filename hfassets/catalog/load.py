@@ -57,10 +57,15 @@ def configured_path() -> Path:
     return Path(named).expanduser() if named else Path(DEFAULT_FILE)
 
 
+def pointer_path(path: Path) -> Path:
+    """`.catalog.accepted.json` beside `catalog.yaml`: where the state of a catalog is that was accepted before."""
+    return path.with_name(f".{path.stem}.accepted.json")
+
+
 def catalog_path() -> Path:
-    """The catalog's file; raises CatalogError when there is none."""
+    """The catalog's file, be it wrong or, once it was accepted, gone; raises CatalogError when there never was one."""
     path = configured_path()
-    if path.exists() or path.is_symlink():
+    if path.exists() or path.is_symlink() or pointer_path(path).exists():
         return path
     said = "HFASSETS_CATALOG names it" if os.environ.get("HFASSETS_CATALOG") else f"looked in {Path.cwd()}"
     raise CatalogError([f"{path}: no such catalog ({said}); `hfassets catalog init` writes a starter"])

@@ -19,12 +19,8 @@ from hfassets.catalog.load import nearest
 from hfassets.catalog.models import RANGE, Catalog, Dataset, Model, is_plain
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
-from hfassets.storage.state import file_name
 
 LOCK_VERSION = 1
-
-# A partition key names files: percent-encoded, with a suffix and the marks of a temporary file around it.
-MAX_KEY_BYTES = 255 - len("..12345678.tmp") - len(".manifest.json")
 
 
 class RepoLock(Model):
@@ -169,8 +165,4 @@ def _key_error(key: str) -> str | None:
     """Why a partition key cannot be one, None when it can."""
     if RANGE in key or not is_plain(key):
         return f"the partition key {key!r} has {RANGE} or control characters; name in `configs` the ones to take"
-    size = len(file_name(key))
-    if size > MAX_KEY_BYTES:
-        too_long = f"too long for a file name ({size} bytes encoded, at most {MAX_KEY_BYTES})"
-        return f"the partition key {key!r} is {too_long}; give the entry a shorter `name`"
     return None
