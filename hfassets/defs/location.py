@@ -13,6 +13,8 @@ from hfassets.catalog import Accepted, Catalog, DatasetPartition, VerifySettings
 from hfassets.errors import DataError
 from hfassets.storage import StateDir
 
+DAY = 86_400.0
+
 
 @dataclass(frozen=True)
 class Location:

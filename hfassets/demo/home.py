@@ -6,8 +6,11 @@ Nothing outside that folder is written, and nothing but the demo ever uses the s
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from hfassets.storage import write_atomic
@@ -40,8 +43,8 @@ class DemoHome:
         `endpoint` is where the sample Hub answers in this session; everything else is the same each time.
         """
         self.dagster.mkdir(parents=True, exist_ok=True)
-        self._place("catalog.yaml", self.catalog)
-        self._place("dagster.yaml", self.dagster / "dagster.yaml")
+        _place(resources.files("hfassets.demo") / "catalog.yaml", self.catalog)
+        _place(Path(__file__).parents[2] / "dagster.yaml", self.dagster / "dagster.yaml")
         os.environ.update(
             HF_ENDPOINT=endpoint,
             HF_HOME=str(self.root / "huggingface"),
@@ -53,6 +56,13 @@ class DemoHome:
         for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE"):
             os.environ.pop(name, None)
 
-    def _place(self, name: str, target: Path) -> None:
-        if not target.exists():
-            write_atomic(target, (resources.files("hfassets.demo") / name).read_bytes())
+    def synchronise(self) -> None:
+        """`hfassets catalog sync`: pin commits and detect configs, where the lock does not have them yet."""
+        command = [sys.executable, "-m", "hfassets.cli.main", "catalog", "sync"]
+        if subprocess.run(command, cwd=self.root, check=False, stderr=subprocess.DEVNULL).returncode:
+            raise SystemExit("`hfassets catalog sync` failed in the demo")
+
+
+def _place(source: Traversable, target: Path) -> None:
+    if not target.exists():
+        write_atomic(target, source.read_bytes())

@@ -21,9 +21,7 @@ from types import FrameType
 import requests
 
 from hfassets.demo.home import DemoHome
-from hfassets.demo.hub_content import build_content
 from hfassets.demo.hub_server import HOST, SampleHub
-from hfassets.demo.synchronise import synchronise
 
 START_TIMEOUT = 90.0
 
@@ -37,9 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     home = DemoHome(options.home.absolute())
     signal.signal(signal.SIGTERM, _interrupt)
     with SampleHub(home.hub) as hub:
-        build_content(hub)
         home.create(hub.url)
-        synchronise()
+        home.synchronise()
         port = _free_port(options.port)
         try:
             with services(home, port) as servers:
@@ -54,9 +51,7 @@ def services(home: DemoHome, port: int) -> Iterator[dict[str, subprocess.Popen[b
     """The three servers of a Dagster deployment, up and answering; ended on the way out."""
     code_port = _free_port(0)
     workspace = home.dagster / "workspace.yaml"
-    workspace.write_text(
-        f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: hfassets}}\n"
-    )
+    workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: hfassets}}\n")
     logs = home.root / "logs"
     logs.mkdir(exist_ok=True)
     dagster = [sys.executable, "-m", "dagster"]

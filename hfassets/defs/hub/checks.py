@@ -1,7 +1,5 @@
 """The asset checks of the hub chain: names, and what each says of a result. Pure; the assets log them."""
 
-from collections.abc import Sequence
-
 import dagster as dg
 
 from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
@@ -21,19 +19,23 @@ DESCRIPTIONS = {
 }
 
 
-def specs(asset: dg.AssetKey, names: Sequence[str], partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
-    """The checks of a partitioned asset, each with the asset's own partitions; they block what is downstream."""
-    return [
-        dg.AssetCheckSpec(
-            name, asset=asset, description=DESCRIPTIONS[name], blocking=True, partitions_def=partitions
-        )
-        for name in names
-    ]
-
-
 CHECKS_OF = {
     SNAPSHOT: (COMPLETE,),
     VERIFIED: (BLOBS_INTACT,),
     PREPARED: (FILES_INTACT, ROWS_AS_DECLARED),
     INVENTORY: (CACHE_INTACT,),
 }
+
+
+def specs(asset: dg.AssetKey, partitions: dg.PartitionsDefinition | None = None) -> list[dg.AssetCheckSpec]:
+    """The checks of an asset, each with the asset's own partitions; those of a partition block what is downstream."""
+    return [
+        dg.AssetCheckSpec(
+            name,
+            asset=asset,
+            description=DESCRIPTIONS[name],
+            blocking=partitions is not None,
+            partitions_def=partitions,
+        )
+        for name in CHECKS_OF[asset]
+    ]

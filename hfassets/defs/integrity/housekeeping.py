@@ -12,7 +12,7 @@ PAGE = 500
 @dg.op
 def prune_compute_logs(context: dg.OpExecutionContext) -> None:
     """Delete the captured output of runs that ended more than `KEEP_DAYS` days ago; the runs themselves stay."""
-    before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=KEEP_DAYS)
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEEP_DAYS)
     filters = dg.RunsFilter(statuses=ENDED, updated_before=before)
     cursor, pruned = None, 0
     while runs := context.instance.get_runs(filters=filters, cursor=cursor, limit=PAGE):

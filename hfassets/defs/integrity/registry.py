@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -12,10 +14,12 @@ import dagster as dg
 class Verifiable:
     """An asset whose runs prove what lies on disk and write the ledger.
 
-    `repair` is what a repair run selects: what fetches anew, and the asset itself, which proves it again.
+    `repair` is what a repair run selects: what fetches anew, and the asset itself, which proves it again. `run_config`
+    is what makes a run of the asset prove what it would otherwise trust.
     """
 
     asset: dg.AssetKey
     ledger: Path
     partitions: tuple[str, ...]
     repair: tuple[dg.AssetKey, ...]
+    run_config: Mapping[str, Any] = field(default_factory=dict)

@@ -14,10 +14,9 @@ import orjson
 from hfassets.defs.integrity.catalog import CATALOG, CATALOG_CHECK, catalog_check
 from hfassets.defs.integrity.plan import DailyBudget, Incident, due_for_verification, plan_repairs
 from hfassets.defs.integrity.registry import Verifiable
-from hfassets.defs.location import Location
+from hfassets.defs.location import DAY, Location
 from hfassets.storage import read_entries
 
-DAY = 86_400.0
 RUN_KEY_TAG = "dagster/run_key"
 
 
@@ -56,7 +55,10 @@ def reverification_sensor(location: Location, verifiables: Sequence[Verifiable])
             name = verifiable.asset.to_user_string()
             requests += [
                 dg.RunRequest(
-                    run_key=f"reverify:{name}:{key}:{_today()}", partition_key=key, asset_selection=[verifiable.asset]
+                    run_key=f"reverify:{name}:{key}:{_today()}",
+                    partition_key=key,
+                    asset_selection=[verifiable.asset],
+                    run_config=verifiable.run_config,
                 )
                 for key in due
             ]
@@ -79,7 +81,9 @@ def repair_sensor(location: Location, verifiables: Sequence[Verifiable]) -> dg.S
     def repair(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor = orjson.loads(context.cursor) if context.cursor else {}
         budget = DailyBudget(limit, **cursor.get("budget", {})).on(_today())
-        requests, messages, remembered = [], [], {}
+        requests: list[dg.RunRequest] = []
+        messages: list[str] = []
+        remembered: dict[str, dict[str, Any]] = {}
         for verifiable in verifiables:
             name = verifiable.asset.to_user_string()
             known = {key: Incident(**value) for key, value in cursor.get(name, {}).items()}
@@ -152,8 +156,3 @@ def build_sensors(location: Location, verifiables: Sequence[Verifiable]) -> list
         repair_sensor(location, verifiables),
         catalog_sensor(location),
     ]
-
-
-def run_config_of_full_sweep(asset: dg.AssetKey) -> dict[str, Any]:
-    """Run config with which an asset reads every byte again, whatever is remembered."""
-    return {"ops": {asset.to_python_identifier(): {"config": {"full": True}}}}

@@ -1,0 +1,334 @@
+"""The hub chain as assets: thin over `hfassets.hub`, one partition a dataset config."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from hfassets.defs.automation import house_condition
+from hfassets.defs.hub import checks, results
+from hfassets.defs.hub.partitions import (
+    GROUP,
+    HUB_POOL,
+    INVENTORY,
+    LOCAL_POOL,
+    OWNERS,
+    PREPARED,
+    SNAPSHOT,
+    VERIFIED,
+)
+from hfassets.defs.integrity.registry import Verifiable
+from hfassets.defs.location import DAY, Location
+from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
+from hfassets.defs.progress import log_progress
+from hfassets.hub.acquire import SnapshotRequest, find_snapshot, take_snapshot
+from hfassets.hub.inventory import inventory as take_inventory
+from hfassets.hub.layout import RepoCache
+from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
+from hfassets.hub.prove import declared_rows, prove_prepared, prove_snapshot
+from hfassets.hub.session import HubClient, hub_options
+from hfassets.hub.verify import verify_cache
+from hfassets.storage import read_entry
+
+
+class SnapshotConfig(dg.Config):
+    """How to fetch; what to fetch stands in the catalog."""
+
+    force: bool = False
+    """Fetch everything anew, whatever the cache holds."""
+    workers: int = 8
+    """Files fetched at a time."""
+
+
+class VerifyConfig(dg.Config):
+    """How to verify."""
+
+    full: bool = False
+    """Read every byte, also what was proven recently and has not changed since."""
+    workers: int | None = None
+    """Threads that read and hash; none = one a core."""
+
+
+class PrepareConfig(dg.Config):
+    """How to prepare."""
+
+    force: bool = False
+    """Prepare again what is prepared."""
+    verify: bool = False
+    """Hash the Arrow files against their manifest, also when nothing had to be prepared."""
+
+
+class InventoryConfig(dg.Config):
+    """How closely to look at the cache."""
+
+    verify: bool = False
+    """Verify every repo of the cache, also those not in the catalog."""
+    full: bool = False
+    """With `verify`: read every byte, also what was proven recently and has not changed since."""
+
+
+def build_assets(location: Location) -> list[dg.AssetsDefinition]:
+    """All assets of the hub group."""
+    return [
+        hub_snapshot(location),
+        verified_hub_cache(location),
+        prepared_dataset(location),
+        hub_cache_inventory(location),
+    ]
+
+
+def verifiables(location: Location) -> list[Verifiable]:
+    """What the re-verification and repair sensors watch of the hub group."""
+    return [
+        Verifiable(VERIFIED, _ledger(location, VERIFIED), location.keys, repair=(SNAPSHOT, VERIFIED)),
+        Verifiable(
+            PREPARED,
+            _ledger(location, PREPARED),
+            location.keys,
+            repair=(PREPARED,),
+            run_config={"ops": {PREPARED.to_python_identifier(): {"config": {"verify": True}}}},
+        ),
+    ]
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    asset: dg.AssetKey,
+    location: Location,
+    make: Callable[[str], Outcome],
+    check: Callable[[str], Sequence[Check]],
+) -> RunEvents:
+    return run_partitions(
+        context, asset, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+    )
+
+
+def _ledger(location: Location, asset: dg.AssetKey) -> Path:
+    return location.state.ledger(asset.to_user_string())
+
+
+def _spec(location: Location, key: dg.AssetKey, description: str, kinds: set[str], *deps: dg.AssetKey) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key,
+        deps=list(deps),
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"huggingface", *kinds},
+        description=description,
+        partitions_def=location.dataset_configs,
+        automation_condition=house_condition(),
+        skippable=True,
+    )
+
+
+def hub_snapshot(location: Location) -> dg.AssetsDefinition:
+    """The raw files of a config at the pinned commit."""
+    spec = _spec(
+        location,
+        SNAPSHOT,
+        "Raw files of a dataset config at the pinned commit, each proven against the Hub's hash as it arrives. What the"
+        " cache already holds intact is used; what is damaged is fetched again.",
+        set(),
+    )
+
+    @dg.multi_asset(
+        name=SNAPSHOT.to_python_identifier(),
+        specs=[spec],
+        check_specs=checks.specs(SNAPSHOT, location.dataset_configs),
+        backfill_policy=dg.BackfillPolicy.multi_run(location.partitions_per_run),
+        can_subset=True,
+        pool=HUB_POOL,
+    )
+    def snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> RunEvents:
+        progress = log_progress(context)
+
+        def request(key: str) -> SnapshotRequest:
+            partition = location.partition(key)
+            dataset = partition.dataset
+            return SnapshotRequest(
+                RepoCache(location.hub_cache, dataset.repo),
+                partition.commit,
+                location.state,
+                partition.config,
+                files=dataset.files,
+                include=dataset.include,
+                exclude=dataset.exclude,
+                key=key,
+                revision=None if dataset.revision == partition.commit else dataset.revision,
+                workers=config.workers,
+                max_bytes=dataset.max_bytes,
+                transfer=dataset.transfer,
+                force=config.force,
+                run_id=context.run.run_id,
+            )
+
+        def make(key: str) -> Outcome:
+            hub = location.catalog.hub
+            options = hub_options(
+                endpoint=hub.endpoint,
+                token_env=location.partition(key).dataset.token_env,
+                max_retries=hub.max_retries,
+                backoff_factor=hub.backoff_factor,
+            )
+            with HubClient(options, progress) as client:
+                taken = take_snapshot(client, request(key), progress)
+                return results.of_snapshot(taken, client.waits)
+
+        def check(key: str) -> list[Check]:
+            found = find_snapshot(request(key))
+            return [Check(checks.COMPLETE, found is not None, "" if found else "not all files are there and proven")]
+
+        yield from _run(context, SNAPSHOT, location, make=make, check=check)
+
+    return snapshot
+
+
+def verified_hub_cache(location: Location) -> dg.AssetsDefinition:
+    """The proof that a config's blobs are still what the Hub said."""
+    spec = _spec(
+        location,
+        VERIFIED,
+        "Proof that the config's blobs are still what the Hub said. Damaged ones are moved aside and the partition goes"
+        " red; the repair sensor fetches them again.",
+        set(),
+        SNAPSHOT,
+    )
+
+    @dg.multi_asset(
+        name=VERIFIED.to_python_identifier(),
+        specs=[spec],
+        check_specs=checks.specs(VERIFIED, location.dataset_configs),
+        backfill_policy=dg.BackfillPolicy.multi_run(location.partitions_per_run),
+        can_subset=True,
+        pool=LOCAL_POOL,
+    )
+    def verified(context: dg.AssetExecutionContext, config: VerifyConfig) -> RunEvents:
+        progress = log_progress(context)
+
+        def make(key: str) -> Outcome:
+            partition = location.partition(key)
+            proof = prove_snapshot(
+                RepoCache(location.hub_cache, partition.dataset.repo),
+                partition.commit,
+                location.state,
+                key,
+                _ledger(location, VERIFIED),
+                workers=config.workers,
+                full=config.full,
+                max_age_s=location.verify.max_age_days * DAY,
+                progress=progress,
+            )
+            if not proof.report.intact:
+                raise results.snapshot_damage(proof)
+            return results.of_proof(proof)
+
+        yield from _run(context, VERIFIED, location, make=make, check=lambda key: make(key).checks)
+
+    return verified
+
+
+def prepared_dataset(location: Location) -> dg.AssetsDefinition:
+    """Arrow shards in the `datasets` cache."""
+    spec = _spec(
+        location,
+        PREPARED,
+        "Arrow files in the `datasets` cache, where plain `load_dataset` finds them, online and offline.",
+        {"arrow"},
+        VERIFIED,
+    )
+
+    @dg.multi_asset(
+        name=PREPARED.to_python_identifier(),
+        specs=[spec],
+        check_specs=checks.specs(PREPARED, location.dataset_configs),
+        backfill_policy=dg.BackfillPolicy.multi_run(location.partitions_per_run),
+        can_subset=True,
+        pool=LOCAL_POOL,
+    )
+    def prepared(context: dg.AssetExecutionContext, config: PrepareConfig) -> RunEvents:
+        progress = log_progress(context)
+        ledger = _ledger(location, PREPARED)
+
+        def request(key: str, *, force: bool = False) -> PrepareRequest:
+            partition = location.partition(key)
+            return PrepareRequest(
+                RepoCache(location.hub_cache, partition.dataset.repo),
+                partition.config,
+                partition.commit,
+                location.catalog.storage.datasets_cache,
+                location.state,
+                num_proc=partition.dataset.num_proc,
+                force=force,
+                key=key,
+                run_id=context.run.run_id,
+            )
+
+        def proven(made: PreparedDataset, key: str) -> None:
+            damage = prove_prepared(made, key, ledger, progress)
+            if damage:
+                raise DamageFoundError(
+                    f"{key}: {len(damage)} Arrow files are not what was written: {damage[0]}",
+                    [Check(checks.FILES_INTACT, False, "\n".join(damage))],
+                )
+
+        def make(key: str) -> Outcome:
+            known = read_entry(ledger, key)
+            damaged = known is not None and bool(known.damage)
+            made = prepare(request(key, force=config.force or damaged), progress)
+            if config.verify or damaged or known is None or not made.reused:
+                proven(made, key)
+            partition = location.partition(key)
+            repo = RepoCache(location.hub_cache, partition.dataset.repo)
+            return results.of_prepared(made, declared_rows(repo, partition.commit, partition.config))
+
+        def check(key: str) -> list[Check]:
+            made = find_prepared(request(key))
+            if made is None:
+                return [Check(checks.FILES_INTACT, False, "not prepared, or files are gone")]
+            proven(made, key)
+            return [Check(checks.FILES_INTACT, True)]
+
+        yield from _run(context, PREPARED, location, make=make, check=check)
+
+    return prepared
+
+
+def hub_cache_inventory(location: Location) -> dg.AssetsDefinition:
+    """Every repo in the cache, also those not in the catalog."""
+
+    spec = dg.AssetSpec(
+        INVENTORY,
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"huggingface"},
+        description="Every repo in the Hub cache, also those not in the catalog: size, age, when it was last verified,"
+        " and what nothing refers to.",
+        skippable=True,
+    )
+
+    @dg.multi_asset(
+        name=INVENTORY.to_python_identifier(),
+        specs=[spec],
+        check_specs=checks.specs(INVENTORY),
+        can_subset=True,
+        pool=LOCAL_POOL,
+    )
+    def inventory(
+        context: dg.AssetExecutionContext, config: InventoryConfig
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        only_check = INVENTORY not in context.op_execution_context.selected_asset_keys
+        if config.verify or only_check:
+            report = verify_cache(
+                location.hub_cache,
+                state=location.state,
+                full=config.full,
+                max_age_s=location.verify.max_age_days * DAY,
+                progress=log_progress(context),
+            )
+            yield results.of_sweep(report)
+        if not only_check:
+            repos = take_inventory(location.hub_cache, location.state)
+            yield results.of_inventory(location.hub_cache, repos, location.catalog, time.time())
+
+    return inventory
