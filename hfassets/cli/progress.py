@@ -21,18 +21,16 @@ LINE_EVERY = 10.0
 
 
 class ProgressDisplay:
-    """A progress callback and context manager; `quiet` keeps only warnings."""
+    """A progress callback and context manager."""
 
     def __init__(
         self,
         stream: TextIO | None = None,
         *,
-        quiet: bool = False,
         line_every: float = LINE_EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
-        self._quiet = quiet
         self._lock = threading.Lock()
         self._sink: _Bars | _Lines = (
             _Bars(self._stream) if self._stream.isatty() else _Lines(self._stream, line_every, clock)
@@ -51,10 +49,9 @@ class ProgressDisplay:
         """Show one event."""
         with self._lock:
             if isinstance(event, Note):
-                if event.level != "info" or not self._quiet:
-                    prefix = "warning: " if event.level == "warning" else ""
-                    self._sink.note(f"{prefix}{event.text}")
-            elif not self._quiet:
+                prefix = "warning: " if event.level == "warning" else ""
+                self._sink.note(f"{prefix}{event.text}")
+            else:
                 self._sink.progress(event)
 
 
