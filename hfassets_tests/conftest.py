@@ -66,6 +66,12 @@ def sample_hub(sample_hub_server: SampleHub) -> Iterator[SampleHub]:
     sample_hub_server.reset()
 
 
+@pytest.fixture(autouse=True)
+def runtime_folder_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request budget that one test has used up is left for the next."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+
+
 @dataclass(frozen=True)
 class ClientEnvironment:
     """A clean place for one test's clients; `variables` is the whole environment of their processes."""
@@ -120,5 +126,9 @@ def hub_env(tmp_path: Path, sample_hub: SampleHub, monkeypatch: pytest.MonkeyPat
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "CI") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "HOME", "LANG", "TMPDIR", "CI", "XDG_RUNTIME_DIR")
+        if name in os.environ
+    }
     return ClientEnvironment(sample_hub, home, {**kept, **settings})

@@ -254,6 +254,17 @@ class HubSession(requests.Session):
         self.auth = BearerAuth(options.endpoint, options.token)
         self.mount("http://", HubAdapter(patience, budget))
         self.mount("https://", HubAdapter(patience, budget))
+        self._settings: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Proxies and CA bundle for a URL. requests reads the whole environment for each request: here once a host."""
+        if proxies or verify is not None or cert is not None:
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+        parts = urlsplit(url)
+        host = (parts.scheme, parts.netloc)
+        if host not in self._settings:
+            self._settings[host] = dict(super().merge_environment_settings(url, proxies, stream, verify, cert))
+        return {**self._settings[host], "stream": bool(stream), "proxies": dict(self._settings[host]["proxies"])}
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """On a redirect to another origin, drop the header; `.netrc` is not asked."""
