@@ -52,18 +52,17 @@ class ConfigFiles:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Card:
-    """What the metadata files declare: `configs` and `infos` as the YAML has them, `legacy` = dataset_infos.json."""
+    """What the metadata files declare: `configs` and `infos` as the YAML has them, `legacy` = dataset_infos.json.
 
+    `names`: the declared configs, in order; empty when there are none. Equal only to itself, so that it can be a key.
+    """
+
+    names: tuple[str, ...]
     configs: tuple[Mapping[str, Any], ...]
     infos: tuple[Mapping[str, Any], ...]
     legacy: bytes | None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Declared config names, in order; empty when the card declares none."""
-        return tuple(dict.fromkeys(str(config["config_name"]) for config in self.configs))
 
 
 def list_configs(listing: Listing, metadata: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -117,23 +116,25 @@ def unknown_config(repo_id: str, config: str, names: Iterable[str]) -> DataError
 
 def read_card(repo_id: str, metadata: Mapping[str, bytes]) -> Card:
     """Read what the metadata files declare; raises DataError for YAML or JSON that cannot be read."""
-    readme, standalone = metadata.get("README.md", b""), metadata.get(".huggingface.yaml", b"")
-    configs, infos = _read_yaml(repo_id, readme, standalone)
-    legacy = metadata.get("dataset_infos.json")
+    return _read_card(repo_id, *(metadata.get(name) for name in METADATA_FILES))
+
+
+# A card of 10,000 configs takes seconds to parse, and each of its configs asks for it.
+@functools.lru_cache(maxsize=4)
+def _read_card(repo_id: str, readme: bytes | None, standalone: bytes | None, legacy: bytes | None) -> Card:
+    configs, infos = _read_yaml(repo_id, readme or b"", standalone or b"")
     if legacy is not None:
         try:
             if not isinstance(orjson.loads(legacy), dict):
                 raise ValueError("not an object")
         except ValueError as error:
             raise DataError(f"{repo_id}: dataset_infos.json cannot be read ({error})") from error
-    return Card(configs, infos, legacy)
+    return Card(tuple(dict.fromkeys(entry["config_name"] for entry in configs)), configs, infos, legacy)
 
 
 _Entries = tuple[Mapping[str, Any], ...]
 
 
-# A card of 10,000 configs takes seconds to parse, and each of its configs asks for it.
-@functools.lru_cache(maxsize=4)
 def _read_yaml(repo_id: str, readme: bytes, standalone: bytes) -> tuple[_Entries, _Entries]:
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 

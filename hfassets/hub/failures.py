@@ -113,5 +113,7 @@ def _state_of_bytes(repo: RepoCache, needed: Listing | None, state: StateDir) ->
 
 
 def _first_line(text: str) -> str:
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    """The first line, with those after it when it only announces them."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    line = " ".join(lines) if lines[0].endswith(":") else lines[0]
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

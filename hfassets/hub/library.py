@@ -6,6 +6,7 @@ builder class, config, URLs, cache folder), with each `hf://` URL read from the 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def download_and_prepare(
         record_checksums=builder._record_checksums,
     )
     task = f"{builder.repo_id}:{builder.config.name}"
-    with offline(), quiet(errors), _rows_reported(task, progress):
+    with offline(), quiet(errors), _media_unopened(), _rows_reported(task, progress):
         builder.download_and_prepare(
             output_dir=str(output),
             download_mode=datasets.DownloadMode.REUSE_CACHE_IF_EXISTS,
@@ -233,6 +234,37 @@ def _logged_to(handler: logging.Handler) -> Iterator[None]:
         logger.setLevel(level)
         if not disabled:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def _media_unopened() -> Iterator[None]:
+    """Let images and audio that are paths or encoded bytes pass without the packages that could decode them.
+
+    The library asks for Pillow or torchcodec before it looks at the value; the results are the same.
+    """
+    kinds = (datasets.Image, datasets.Audio)
+    originals = [kind.encode_example for kind in kinds]
+    for kind, original in zip(kinds, originals, strict=True):
+        kind.encode_example = functools.partialmethod(_encode_unopened, original)
+    try:
+        yield
+    finally:
+        for kind, original in zip(kinds, originals, strict=True):
+            kind.encode_example = original
+
+
+def _encode_unopened(feature: Any, original: Any, value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return {"bytes": None, "path": str(value if isinstance(value, str) else value.absolute())}
+    if isinstance(value, bytes | bytearray):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and not {"array", "sampling_rate"} & value.keys():
+        path, data = value.get("path"), value.get("bytes")
+        if path is not None and Path(path).is_file():
+            return {"bytes": None, "path": path}
+        if data is not None or path is not None:
+            return {"bytes": data, "path": path}
+    return original(feature, value)
 
 
 @contextmanager

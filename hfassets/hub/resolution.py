@@ -6,6 +6,7 @@ repo, or the config is refused.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -116,8 +117,9 @@ def _reduced(card: Card, name: str, *, alone: bool = False) -> dict[str, bytes]:
 def _relevant(names: Sequence[str], card: Card, name: str) -> Sequence[str]:
     """The names that the patterns of the kept configs can match: those with the literal beginning of one of them."""
     beginnings: set[str] = set()
+    kept = {*card.names[:1], name}
     for entry in card.configs:
-        if entry["config_name"] in {*card.names[:1], name}:
+        if entry["config_name"] in kept:
             folder = f"{entry['data_dir']}/" if entry.get("data_dir") else ""
             if not entry.get("data_files"):
                 return names
@@ -131,6 +133,7 @@ def _relevant(names: Sequence[str], card: Card, name: str) -> Sequence[str]:
     return [path for path in names if path.startswith(tuple(beginnings))]
 
 
+@functools.lru_cache(maxsize=4)
 def _default_name(repo_id: str, card: Card) -> str | None:
     try:
         configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(configs=list(card.configs)))
