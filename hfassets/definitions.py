@@ -4,46 +4,15 @@ It loads whatever stands in catalog.yaml: the last accepted catalog stays in for
 says what is wrong with the newer one. Only where there is no catalog at all does loading fail.
 """
 
-import warnings
+from __future__ import annotations
 
 import dagster as dg
 
-from hfassets.defs.automation import automation_sensor
-from hfassets.defs.hub.assets import build_assets, verifiables
-from hfassets.defs.hub.partitions import GROUP
-from hfassets.defs.hub.sensors import full_sweep
-from hfassets.defs.integrity.catalog import catalog_accepted_check, catalog_spec
-from hfassets.defs.integrity.housekeeping import housekeeping_schedule
-from hfassets.defs.integrity.sensors import build_sensors
-from hfassets.defs.location import Location, load_location
-
-
-def build_definitions(location: Location) -> dg.Definitions:
-    """Everything that the location's catalog asks for."""
-    with warnings.catch_warnings():
-        # Checks with partitions of their own are a preview; only they have one status a partition.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.Definitions(
-            assets=[*build_assets(location), catalog_spec(location)],
-            asset_checks=[catalog_accepted_check(location)],
-            schedules=[full_sweep(), housekeeping_schedule],
-            sensors=[
-                *build_sensors(location, verifiables(location)),
-                automation_sensor(dg.AssetSelection.groups(GROUP)),
-            ],
-            # Parallelism belongs to the parts of a step, not to processes of steps.
-            executor=dg.in_process_executor,
-            metadata={
-                "catalog": dg.MetadataValue.path(str(location.path)),
-                "accepted": location.accepted.sha,
-                "not accepted because": location.accepted.error or "",
-            },
-        )
-
+from hfassets.defs.code_location import build_definitions
+from hfassets.defs.location import load_location
 
 location = load_location()
 if location.accepted.error is not None:
-    dg.get_dagster_logger("hfassets").warning(
-        f"{location.accepted.error}; the last accepted catalog ({location.accepted.sha[:12]}) stays in force"
-    )
+    in_force = f"{location.accepted.sha[:12]} stays in force" if location.accepted.sha else "no catalog is in force"
+    dg.get_dagster_logger("hfassets").warning(f"{location.accepted.error}; {in_force}")
 defs = build_definitions(location)

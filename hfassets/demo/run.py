@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from hfassets.report.units import format_seconds
 
 if TYPE_CHECKING:
     import dagster as dg
+
+_COMMIT = re.compile(r"([0-9a-f]{8})[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def _rows(
             f"{metadata['dagster/row_count']:,}" if "dagster/row_count" in metadata else "",
             str(metadata.get("size", "")),
             _checks(instance, asset, key),
-            str(folder.relative_to(home.root) if folder.is_relative_to(home.root) else folder),
+            _COMMIT.sub(r"\1…", str(folder.relative_to(home.root) if folder.is_relative_to(home.root) else folder)),
         )
 
 
