@@ -24,7 +24,15 @@ from pathlib import Path
 import orjson
 
 from hfassets.catalog.known import Record, RecordError, read_record, write_record
-from hfassets.catalog.load import Parsed, empty_catalog, parse_catalog, pointer_path, read_bytes, salvage_state_dir
+from hfassets.catalog.load import (
+    Parsed,
+    empty_catalog,
+    parse_catalog,
+    pointer_path,
+    read_bytes,
+    salvage_state_dir,
+    without_collection,
+)
 from hfassets.catalog.lock import (
     DatasetPartition,
     Lock,
@@ -100,6 +108,7 @@ class Pruned:
     keys: tuple[str, ...]
 
 
+@without_collection()
 def accept(path: Path, *, record: bool = True) -> Accepted:
     """Put the catalog at `path` in force if it is valid, else stay with the last accepted one; raises for neither.
 

@@ -86,6 +86,18 @@ def read_bytes(path: Path) -> bytes:
         raise CatalogError([f"{path}: cannot be read ({error.strerror})"]) from None
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking 100,000 new objects again and again: a third of the time without it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A valid catalog, and the document behind it, so that later errors can name their line."""
@@ -106,20 +118,8 @@ def parse_catalog(
 
     Raises CatalogError with every mistake.
     """
-    with _no_collection():
+    with without_collection():
         return _parse(content, path, _folder(path, folder), os.environ if environment is None else environment)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking 100,000 new objects again and again: a third of the time without it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, str]) -> Parsed:

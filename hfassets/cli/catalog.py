@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,8 @@ def sync(update: tuple[str, ...], webserver: str | None, location: str, json_pat
     path = catalog_path()
     wanted = load_catalog(path)
     locked = lock_path(path)
+    if wanted.storage.umask is not None:
+        os.umask(wanted.storage.umask)
     resource = f"catalog sync {path.absolute()}"
     with lease(StateDir(wanted.storage.state_dir).lease(resource), str(locked)), ProgressDisplay() as progress:
         before = read_lock(locked)

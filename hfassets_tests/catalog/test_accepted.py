@@ -8,11 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hfassets.catalog import accepted as accepted_module
 from hfassets.catalog.accepted import accept, prune
 from hfassets.catalog.lock import Lock, RepoLock, dump_lock, lock_path, parse_lock, read_lock, unsynced, write_lock
 from hfassets.errors import CatalogError
@@ -291,6 +296,57 @@ def test_killed_anywhere_old_or_new_is_in_force(catalog: Path, step: str) -> Non
     assert [one.key for one in after.partitions] == ["b/two:de", "b/two:en", "a/one:default"]
     leftovers = [path.name for path in (catalog.parent.parent / "state" / "catalog").iterdir() if ".tmp" in path.name]
     assert leftovers == []
+
+
+def test_a_kill_before_the_pointer_is_made_good(catalog: Path) -> None:
+    """A first accept that died before it named the state folder: the next one names it."""
+    subprocess.run([sys.executable, "-c", KILLED, "_write_pointer", str(catalog)], check=False)
+    accept(catalog)
+    catalog.write_text("nonsense")
+    assert keys(catalog) == ["a/one:default", "b/two:en"]
+
+
+def test_who_may_only_read_the_project_still_gets_the_catalog(catalog: Path) -> None:
+    """Without write access to project and state: valid is used, wrong falls back, nothing raises."""
+    code = (
+        "import os, sys, pathlib; from hfassets.catalog import accept; os.geteuid() or os.setuid(65534); "
+        "found = accept(pathlib.Path(sys.argv[1])); print(len(found.partitions), bool(found.error), len(found.notes))"
+    )
+    # Another user cannot reach pytest's own folders.
+    with tempfile.TemporaryDirectory() as reachable:
+        shutil.copytree(catalog.parent, Path(reachable) / "project")
+        path = Path(reachable) / "project" / "catalog.yaml"
+        accept(path)
+        before = path.read_text()
+        folders = [Path(reachable), path.parent, Path(reachable) / "state" / "catalog"]
+        for folder in folders:
+            folder.chmod(0o555)
+        answers = []
+        for text in (before, before + "# edited\n", "nonsense"):
+            path.write_text(text)
+            done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+            answers.append(done.stdout.strip())
+        for folder in folders:
+            folder.chmod(0o755)
+    assert answers == ["2 False 0", "2 False 1", "2 True 0"]
+
+
+def test_a_process_that_was_held_up_never_puts_an_older_catalog_in_force(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit between reading and recording: the newer content is what comes into force."""
+    held_up = accepted_module.lease
+
+    @contextmanager
+    def lease_after_an_edit(*arguments: Any, **options: Any) -> Iterator[None]:
+        catalog.write_text(catalog.read_text().replace("  - repo: a/one\n", ""))
+        with held_up(*arguments, **options):
+            yield
+
+    monkeypatch.setattr(accepted_module, "lease", lease_after_an_edit)
+    assert [one.key for one in accept(catalog).partitions] == ["b/two:en"]
+    catalog.write_text("nonsense")
+    assert keys(catalog) == ["b/two:en"]
 
 
 def test_many_processes_accept_at_once(catalog: Path) -> None:
