@@ -16,7 +16,7 @@ from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
 from hfassets.errors import HfassetsError, PartialFailureError, UsageError
 from hfassets.report.tables import build_table
-from hfassets.report.units import format_bytes, format_seconds
+from hfassets.report.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from hfassets.hub.download import DownloadRequest, DownloadResult
@@ -205,10 +205,11 @@ def _show_download(
         ],
         "report": result.report,
     }
+    good = counted(len(configs) - len(failed), "config")
     show(
         json_path,
         document,
-        f"{result.repo_id} at {result.commit}: {document['configs_ok']} configs ok, {len(failed)} failed",
+        f"{result.repo_id} at {result.commit}: {good} ok, {len(failed)} failed",
         build_table(["config", "state", "files>", "fetched>", "cached>", "rows>", "Arrow>"], rows).rich(),
         *_waited(result.waited_s, waits),
         *(["To load:", *(f"  {dataset.load_call}" for dataset in result.prepared)] if result.prepared else []),
@@ -221,7 +222,7 @@ def _waited(seconds: float, waits: dict[str, list[float]]) -> list[str]:
         return []
     lines = [f"Waited {format_seconds(seconds)} for the Hub:"]
     ranked = sorted(waits.items(), key=lambda item: -sum(item[1]))
-    lines += [f"  {len(each)} times, {format_seconds(sum(each))}: {reason}" for reason, each in ranked[:10]]
+    lines += [f"  {counted(len(each), 'time')}, {format_seconds(sum(each))}: {reason}" for reason, each in ranked[:10]]
     return [*lines, *([f"  and {len(ranked) - 10} more reasons"] if len(ranked) > 10 else [])]
 
 
@@ -295,7 +296,7 @@ def _show_load(json_path: str | None, report: LoadReport) -> None:
         only = report.loaded[0]
         lines = ["", f"Features: {only.features}"]
         for number, sample in enumerate(only.samples):
-            lines += [f"Row {number}:", *(f"  {name}: {value}" for name, value in sample.items())]
+            lines += [f"Row {number}:", *(f"  {name}: {' '.join(value.split())}" for name, value in sample.items())]
     show(json_path, report, build_table(["config", "split", "rows>", "columns"], rows).rich(), *lines)
 
 

@@ -16,7 +16,7 @@ from hfassets.cli.progress import ProgressDisplay
 from hfassets.errors import HfassetsError, HubError, IntegrityError
 from hfassets.progress import Note
 from hfassets.report.tables import build_table
-from hfassets.report.units import format_bytes, format_seconds
+from hfassets.report.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from hfassets.hub.faults import VerifyReport
@@ -68,7 +68,7 @@ def verify(
 
     Exit code 1 when anything is wrong, unless --repair has put all of it right.
     """
-    from hfassets.hub.quarantine import quarantine
+    from hfassets.hub.quarantine import quarantine, read_quarantine
     from hfassets.hub.verify import list_repos, verify_cache
 
     if batch_size is not None:
@@ -100,13 +100,19 @@ def verify(
             left = look(again=True) if found.faults or mended.repaired else found
         elif move and found.faults:
             moved = quarantine(where.state, found.faults, progress)
-    _show_report(json_path, cache, found, moved, mended, left)
+        missed = {
+            (entry.repo, commit, path)
+            for entry in read_quarantine(where.state, left.hub_caches)
+            if entry.is_missed and entry.repo in left.repo_ids
+            for commit, path, _ in entry.links
+        }
+    _show_report(json_path, cache, found, moved, mended, left, missed)
     if mended is not None and not left.faults and not mended.complete:
         problems = len(mended.not_repaired) + len(mended.deferred) + len(mended.quarantined.not_moved)
-        raise IntegrityError(f"{cache}: {problems} files could not be repaired: {_first_problem(mended)}")
+        raise IntegrityError(f"{cache}: {counted(problems, 'file')} could not be repaired: {_first_problem(mended)}")
     if left.faults:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left.kinds.items()))
-        raise IntegrityError(f"{cache}: {len(left.faults)} faults ({counts})")
+        raise IntegrityError(f"{cache}: {counted(len(left.faults), 'fault')} ({counts})")
 
 
 def _first_problem(mended: RepairResult) -> str:
@@ -157,7 +163,7 @@ def _show_list(json_path: str | None, cache: Path, found: Collection[RepoSummary
     rows = [(repo.repo_id, repo.repo_type, repo.blobs, format_bytes(repo.bytes), repo.folder) for repo in chosen]
     table = build_table(["repo", "type", "blobs>", "size>", "folder"], rows)
     size = format_bytes(sum(repo.bytes for repo in chosen))
-    show(json_path, {"cache_dir": cache, "repos": chosen}, table.rich(), f"{len(chosen)} repos, {size}")
+    show(json_path, {"cache_dir": cache, "repos": chosen}, table.rich(), f"{counted(len(chosen), 'repo')}, {size}")
 
 
 def _show_report(
@@ -167,13 +173,21 @@ def _show_report(
     moved: QuarantineResult | None,
     mended: RepairResult | None,
     left: VerifyReport,
+    missed: Collection[tuple[str, str, str]],
 ) -> None:
-    document = {"cache_dir": cache, **found.to_dict()}
+    document = {"cache_dir": cache, **found.to_dict(), "missed": len(missed)}
     if moved is not None:
         document["quarantine"] = moved.to_dict()
     if mended is not None:
         document |= {"repair": mended.to_dict(), "after_repair": left.to_dict()}
-    show(json_path, document, *_summary(found), *_moved_lines(moved), *_mended_lines(mended, left))
+    show(
+        json_path,
+        document,
+        *_summary(found),
+        *_moved_lines(moved),
+        *_mended_lines(mended, left),
+        *_missed_lines(missed),
+    )
 
 
 def _summary(found: VerifyReport) -> Iterator[str]:
@@ -181,20 +195,19 @@ def _summary(found: VerifyReport) -> Iterator[str]:
     yield from _limited([f"note: {notice}" for notice in found.notices])
     reasons = Counter((entry.repo_id, entry.reason) for entry in found.unverifiable)
     for (repo_id, reason), count in sorted(reasons.items()):
-        yield f"unverifiable: {repo_id}: {count} files: {reason}"
+        yield f"unverifiable: {repo_id}: {counted(count, 'file')}: {reason}"
     for path in found.in_progress:
         yield f"in progress: {path}: somebody is downloading it"
     for repo_id in found.purged:
         yield f"purged: {repo_id}: so much is gone at once that it was probably removed on purpose"
     speed = f", {format_bytes(found.bytes_read / found.seconds)}/s" if found.bytes_read and found.seconds > 0.1 else ""
-    yield (
-        f"{len(found.repo_ids):,} repos: {found.checked:,} files read ({format_bytes(found.bytes_read)} in "
-        f"{format_seconds(found.seconds)}{speed}), {found.remembered:,} proven before and unchanged"
-    )
+    read = f"{format_bytes(found.bytes_read)} in {format_seconds(found.seconds)}{speed}"
+    known = f"{found.remembered:,} proven before and unchanged"
+    yield f"{counted(len(found.repo_ids), 'repo')}: {counted(found.checked, 'file')} read ({read}), {known}"
     if found.not_downloaded:
-        yield f"{found.not_downloaded:,} files of these commits were never downloaded"
-    verdict = f"{len(found.faults):,} faults" if found.faults else "no faults"
-    unknown = f", {len(found.unverifiable):,} files cannot be verified" if found.unverifiable else ""
+        yield f"{counted(found.not_downloaded, 'file')} of these commits not downloaded"
+    verdict = counted(len(found.faults), "fault") if found.faults else "no faults"
+    unknown = f", {counted(len(found.unverifiable), 'file')} cannot be verified" if found.unverifiable else ""
     yield f"{format_bytes(found.bytes_proven)} proven intact, {verdict}{unknown}"
 
 
@@ -203,7 +216,7 @@ def _moved_lines(moved: QuarantineResult | None) -> Iterator[str]:
         return
     yield from _aside(moved)
     aside = sum(entry.moved_to is not None for entry in moved.moved)
-    yield f"{aside:,} files moved aside, {moved.links_removed:,} links removed; --repair fetches them again"
+    yield f"{counted(aside, 'file')} moved aside, {counted(moved.links_removed, 'link')} removed"
 
 
 def _mended_lines(mended: RepairResult | None, left: VerifyReport) -> Iterator[str]:
@@ -212,8 +225,13 @@ def _mended_lines(mended: RepairResult | None, left: VerifyReport) -> Iterator[s
     yield from _aside(mended.quarantined)
     yield from _limited([f"repaired: {file}" for file in mended.repaired])
     yield from _limited([f"not repaired: {what}: {reason}" for what, reason in mended.not_repaired])
-    fetched = format_bytes(mended.bytes_fetched)
-    yield f"{len(mended.repaired):,} files repaired ({fetched} fetched), {len(left.faults):,} faults left"
+    files, faults = counted(len(mended.repaired), "file"), counted(len(left.faults), "fault")
+    yield f"{files} repaired ({format_bytes(mended.bytes_fetched)} fetched), {faults} left"
+
+
+def _missed_lines(missed: Collection[object]) -> Iterator[str]:
+    if missed:
+        yield f"{counted(len(missed), 'quarantined file')} not fetched again yet: --repair does"
 
 
 def _aside(moved: QuarantineResult) -> Iterator[str]:

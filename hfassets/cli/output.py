@@ -53,8 +53,11 @@ def show(json_path: str | None, document: Any, *renderables: RenderableType) -> 
     """
     if json_path != STDOUT:
         out = console()
-        for renderable in renderables:
-            out.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
+        with out.capture() as captured:
+            for renderable in renderables:
+                out.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
+        # Cells are padded to their column's width, the last one too.
+        sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     if json_path is not None:
         data = orjson.dumps(plain(document), option=orjson.OPT_INDENT_2) + b"\n"
         if json_path == STDOUT:

@@ -32,6 +32,8 @@ class ProgressDisplay:
     ) -> None:
         self._stream = stream or sys.stderr
         self._lock = threading.Lock()
+        # Some tasks tell their end more than once.
+        self._ended: dict[str, Progress] = {}
         self._sink: _Bars | _Lines = (
             _Bars(self._stream) if self._stream.isatty() else _Lines(self._stream, line_every, clock)
         )
@@ -51,8 +53,10 @@ class ProgressDisplay:
             if isinstance(event, Note):
                 prefix = "warning: " if event.level == "warning" else ""
                 self._sink.note(f"{prefix}{event.text}")
-            else:
+            elif event.total != 0 and self._ended.get(event.task) != event:
                 self._sink.progress(event)
+                if event.total is not None and event.done >= event.total:
+                    self._ended[event.task] = event
 
 
 class _Bars:

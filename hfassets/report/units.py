@@ -33,3 +33,8 @@ def format_count(count: float) -> str:
             return f"{count:.3g}{scale}"
         count /= 1000
     return f"{count:.3g}P"
+
+
+def counted(count: int, name: str) -> str:
+    """A count with its noun: (1, "fault") -> "1 fault", (1200, "fault") -> "1,200 faults"."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
