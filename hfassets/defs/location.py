@@ -68,12 +68,14 @@ class Location:
         return max((dataset.partitions_per_run for dataset in self.catalog.datasets), default=1)
 
     def partition(self, key: str) -> DatasetPartition:
-        """What a partition key stands for; DataError for one no longer in the catalog, CatalogError without any."""
+        """What a partition key stands for, removed from the catalog or not: a backfill that targets it goes on.
+
+        Raises CatalogError when no catalog is in force, DataError for a key that was pruned meanwhile.
+        """
         self.accepted.require()
-        partition = self._by_key.get(key)
-        if partition is None or partition.retired:
-            raise DataError(f"{key} is no longer in {self.path}: add it again, or run `hfassets catalog prune`")
-        return partition
+        if key not in self._by_key:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._by_key[key]
 
 
 def load_location() -> Location:
