@@ -78,7 +78,8 @@ def _message(chain: Sequence[BaseException], snapshot: Path, errors: Path) -> st
     if "All the data files must have the same columns" in first:
         paragraphs = [paragraph.strip() for paragraph in first.split("\n\n") if paragraph.strip()]
         found = next((index for index, text in enumerate(paragraphs) if text.startswith("This happened while")), None)
-        file = f"{paragraphs[found + 1]}: " if found is not None and found + 1 < len(paragraphs) else ""
+        origin = paragraphs[found + 1] if found is not None and found + 1 < len(paragraphs) else ""
+        file = f"{origin.partition(', [')[0].replace(f'{snapshot}/', '')}: " if origin else ""
         return file + _first_line(paragraphs[1])
     if type(chain[0]).__name__ == "NonMatchingSplitsSizesError":
         return f"the rows found are not those that the repo's card announces: {_first_line(first)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from hfassets.errors import DataError, IntegrityError
 from hfassets.hub.names import check_path
 from hfassets.progress import Note, Progress, ProgressCallback
 
+_ONE_AT_A_TIME = threading.RLock()
 LIBRARY_VERSION: str = datasets.__version__
 
 
@@ -200,13 +202,14 @@ class _NoteHandler(logging.Handler):
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Make the library and its Hub client refuse connections."""
-    before = datasets.config.HF_HUB_OFFLINE, hub_constants.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = hub_constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, hub_constants.HF_HUB_OFFLINE = before
+    """Make the library and its Hub client refuse connections; threads take turns, since these settings are global."""
+    with _ONE_AT_A_TIME:
+        before = datasets.config.HF_HUB_OFFLINE, hub_constants.HF_HUB_OFFLINE
+        datasets.config.HF_HUB_OFFLINE = hub_constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            datasets.config.HF_HUB_OFFLINE, hub_constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

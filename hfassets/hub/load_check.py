@@ -75,7 +75,7 @@ def check_load(request: LoadRequest, progress: ProgressCallback = silent) -> Loa
     with library.shown_as_notes(progress):
         for config in request.configs or _all_configs(request):
             try:
-                for name, dataset in _load(request, config, wanted).items():
+                for name, dataset in _load(request, config, wanted, progress).items():
                     loaded.append(_describe(config, name, dataset))
             except Exception as error:
                 line = library.first_line(error)
@@ -122,7 +122,7 @@ def _all_configs(request: LoadRequest) -> Sequence[str]:
     return list(prepared or names)
 
 
-def _load(request: LoadRequest, config: str, split: _Split) -> Mapping[str, Any]:
+def _load(request: LoadRequest, config: str, split: _Split, progress: ProgressCallback) -> Mapping[str, Any]:
     import datasets
 
     cache = None if request.cache_dir is None else str(request.cache_dir)
@@ -135,14 +135,28 @@ def _load(request: LoadRequest, config: str, split: _Split) -> Mapping[str, Any]
         keywords = {"cache_dir": cache, "revision": request.revision, "num_proc": request.num_proc}
         found = datasets.load_dataset(request.repo_id, config, split=split.text, **keywords)
     else:
-        builder = datasets.load_dataset_builder(request.repo_id, config, cache_dir=cache, revision=request.revision)
-        if not Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).is_file():
-            raise DataError(
-                f"not prepared in {builder.cache_dir}; run `hfassets hub download --dataset-name {request.repo_id} "
-                f"--subset-name {config}` first, or use --method default"
-            )
-        found = builder.as_dataset(split.text)
+        found = _prepared_builder(request, config, cache, progress).as_dataset(split.text)
     return dict(found) if isinstance(found, dict) else {split.text or "": found}
+
+
+def _prepared_builder(request: LoadRequest, config: str, cache: str | None, progress: ProgressCallback) -> Any:
+    """The builder of what is prepared: at the revision named, else the newest, else the last that was prepared."""
+    import datasets
+
+    info = datasets.config.DATASET_INFO_FILENAME
+    builder = datasets.load_dataset_builder(request.repo_id, config, cache_dir=cache, revision=request.revision)
+    folder = Path(builder.cache_dir)
+    if (folder / info).is_file():
+        return builder
+    others = [path.parent for path in folder.parent.glob(f"*/{info}") if not path.parent.name.startswith(".")]
+    if request.revision is None and others:
+        last = max(others, key=lambda path: path.stat().st_mtime)
+        progress(Note(f"{request.repo_id}:{config}: {folder.name} is not prepared; loading {last.name}", "warning"))
+        return datasets.load_dataset_builder(request.repo_id, config, cache_dir=cache, revision=last.name)
+    raise DataError(
+        f"not prepared in {folder}; run `hfassets hub download --dataset-name {request.repo_id} "
+        f"--subset-name {config} --cache-dir …` first, or use --method default"
+    )
 
 
 def _chosen(found: Mapping[str, Any], split: _Split) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hfassets.errors import DataError, IntegrityError, SpaceError
+from hfassets.errors import DataError, HfassetsError, IntegrityError, SpaceError
 from hfassets.hub.configs import METADATA_FILES, read_card
 from hfassets.hub.failures import explain
 from hfassets.hub.hashing import hash_file
@@ -136,7 +136,13 @@ def prepare(request: PrepareRequest, progress: ProgressCallback = silent) -> Pre
     with lease(held, f"{request.name} in {request.datasets_cache}", run_id=request.run_id, wait=request.lease_wait):
         if not request.force and (found := find_prepared(request)) is not None:
             return found
-        return _prepare(request, started, progress)
+        try:
+            return _prepare(request, started, progress)
+        except PermissionError as error:
+            raise HfassetsError(
+                f"{request.name}: {error.filename} cannot be written by this user (uid {os.getuid()}); "
+                "ask its owner for group write access, or name another --cache-dir"
+            ) from error
 
 
 def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback) -> PreparedDataset:
@@ -275,7 +281,8 @@ def _require_files(request: PrepareRequest, data_files: Mapping[str, tuple[str, 
     if missing:
         raise DataError(
             f"{request.name}: {len(missing)} of {len(wanted)} data files are not in the cache "
-            f"({missing[0]}{', …' if len(missing) > 1 else ''}); run `hfassets hub download` first"
+            f"({missing[0]}{', …' if len(missing) > 1 else ''}): fetch them first; "
+            "a part of a config is never prepared under its name"
         )
 
 

@@ -29,7 +29,12 @@ def card(text: str) -> dict[str, bytes]:
 
 
 ODD_REPOS: Mapping[str, Mapping[str, str | bytes]] = {
-    "odd/inferred-dirs": {"train/a.csv": "x\n1\n", "test/b.csv": "x\n2\n", "README.md": "no header", "config.json": "{}"},
+    "odd/inferred-dirs": {
+        "train/a.csv": "x\n1\n",
+        "test/b.csv": "x\n2\n",
+        "README.md": "no header",
+        "config.json": "{}",
+    },
     "odd/sharded": {
         "data/train-00000-of-00001.jsonl": '{"a":1}\n',
         "data/extra-00000-of-00001.jsonl": '{"a":2}\n',
@@ -66,7 +71,8 @@ ODD_REPOS: Mapping[str, Mapping[str, str | bytes]] = {
         "notes.txt": "n\n",
     },
     "odd/mixed": {
-        "README.md": "---\nconfigs:\n- config_name: table\n  data_files:\n  - split: train\n    path: [t/a.tsv, 't/b*.tsv']\n"
+        "README.md": "---\nconfigs:\n"
+        "- config_name: table\n  data_files:\n  - split: train\n    path: [t/a.tsv, 't/b*.tsv']\n"
         "- config_name: deep\n  data_files:\n  - split: validation\n    path: 'd/**/*.tsv'\n---\n",
         "t/a.tsv": "x\ty\n1\t2\n",
         "t/b1.tsv": "x\ty\n1\t2\n",
@@ -156,7 +162,7 @@ def test_a_broken_first_config_does_not_take_the_others_down():
         (["README.md", "a.csv"], card("configs:\n- config_name: [\n"), None, "README.md cannot be read at line"),
         (["README.md", "a.csv"], card("configs: nonsense"), None, "`configs` in the card is not a list"),
         (["README.md", "a.csv"], card("configs:\n- data_files: a.csv"), None, "has no config_name"),
-        (["README.md", "a.csv"], card("configs:\n- {config_name: a, data_files: /etc/passwd}"), "a", "outside the repo"),
+        (["README.md", "a.csv"], card("configs:\n- {config_name: a, data_files: /etc/passwd}"), "a", "outside the"),
         (["README.md", "a.csv"], card("configs:\n- {config_name: a, data_files: [../x.csv]}"), "a", "outside the repo"),
         (["README.md", "a.csv"], card("configs:\n- {config_name: a, data_dir: ../..}"), "a", "outside the repo"),
         (["README.md", "a.csv"], card("configs:\n- {config_name: a, data_files: 'http://x/y.csv'}"), "a", "outside"),

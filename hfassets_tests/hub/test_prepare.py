@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +25,6 @@ from hfassets.hub.layout import RepoCache
 from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
 from hfassets.hub.session import HubClient, hub_options
 from hfassets.progress import Progress
-from hfassets.storage.lease import lease
 from hfassets.storage.manifest import read_manifest
 from hfassets.storage.state import StateDir
 
@@ -54,6 +58,24 @@ def one_config(files: dict[str, bytes], *, pattern: str = "*.jsonl") -> dict[str
     return {"README.md": f"---\nconfigs:\n- config_name: main\n  data_files: '{pattern}'\n---\n", **files}
 
 
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 def litter(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.name.endswith((".tmp", ".incomplete")) or ".tmp_" in path.name]
 
@@ -76,8 +98,8 @@ PLAIN = """
             theirs = datasets.load_dataset(repo, config, cache_dir=fresh, revision=commit)
             infos = [json.loads(next(Path(c).rglob(f"{config}/*/{commit}/dataset_info.json")).read_text())
                      for c in (prepared, fresh)]
-            raw = lambda d: {s: x.with_format("arrow").data.table if False else x.data.table for s, x in d.items()}
-            equal = infos[0] == infos[1] and all(raw(ours)[s].equals(raw(theirs)[s]) for s in theirs)
+            tables = [{s: part.data.table for s, part in built.items()} for built in (ours, theirs)]
+            equal = infos[0] == infos[1] and all(tables[0][s].equals(tables[1][s]) for s in theirs)
         out[f"{repo}:{config}"] = [rebuilt, rows, equal]
     print(json.dumps(out))
 """
@@ -88,12 +110,24 @@ def test_plain_load_dataset_finds_what_was_prepared_online_and_offline(hub_env, 
     HF_HUB_OFFLINE finds it with the known warning only. Preparing itself asks the Hub nothing."""
     sample_hub.add_repo(
         "Some-Team/MixedCase_name",
-        one_config({"a.jsonl.gz": __import__("gzip").compress(jsonl({"a": 1}, {"a": 2}))}, pattern="*.gz"),
+        one_config({"a.jsonl.gz": gzip.compress(jsonl({"a": 1}, {"a": 2}))}, pattern="*.gz"),
+    )
+    sample_hub.add_repo("team/zipped", {"train.zip": zipped({"a.jsonl": jsonl({"a": 1})})})
+    sample_hub.add_repo("team/tarred", {"train-0.tar": tarred({"1.txt": b"one", "1.json": b'{"n": 1}'})})
+    sample_hub.add_repo("team/labels", {f"train/{kind}/{kind}.png": b"\x89PNG" for kind in ("cat", "dog")})
+    sample_hub.add_repo(
+        "team/table",
+        {
+            "README.md": "---\nconfigs:\n"
+            "- {config_name: tabs, data_files: '*.data.csv', sep: '|', version: 1.2.0}\n---\n",
+            "x.data.csv": "a|b\n1|2\n",
+        },
     )
     wanted = [
         ("ibm-research/duorc", "SelfRC"), ("allenai/c4", "en"), ("cerebras/SlimPajama-627B", "default"),
         ("google/docci", "default"), ("AI-Lab-Makerere/beans", "default"), ("roneneldan/TinyStories", "default"),
-        ("Some-Team/MixedCase_name", "main"),
+        ("Some-Team/MixedCase_name", "main"), ("team/zipped", "default"), ("team/tarred", "default"),
+        ("team/labels", "default"), ("team/table", "tabs"),
     ]  # fmt: skip
     requests = [fetched(repo, config) for repo, config in wanted]
     sample_hub.reset_log()
@@ -147,12 +181,15 @@ def test_what_is_prepared_is_skipped_without_the_library(fetched, hub_env, state
     assert prepare(replace(request, force=True)).reused is False
 
 
-def test_images_are_prepared_without_pillow(hub_env, fetched, state):
-    """Image Parquet and an image folder become Arrow where Pillow cannot be imported."""
-    requests = [fetched("google/docci", "default"), fetched("AI-Lab-Makerere/beans", "default")]
+def test_images_and_sounds_are_prepared_without_their_decoders(hub_env, sample_hub, fetched, state):
+    """Image Parquet, an image folder and an audio folder become Arrow where Pillow and torchcodec cannot be imported,
+    with the paths of the raw files."""
+    sample_hub.add_repo("team/sounds", {f"{n}.wav": b"RIFF" + bytes(40) for n in range(3)})
+    repos = ("google/docci", "AI-Lab-Makerere/beans", "team/sounds")
+    requests = [fetched(repo, "default") for repo in repos]
     code = """
         import sys
-        sys.modules["PIL"] = None
+        sys.modules["PIL"] = sys.modules["torchcodec"] = None
         from pathlib import Path
         from hfassets.hub.layout import RepoCache
         from hfassets.hub.prepare import PrepareRequest, prepare
@@ -160,12 +197,19 @@ def test_images_are_prepared_without_pillow(hub_env, fetched, state):
         hub, cache, state = map(Path, sys.argv[1:4])
         for repo, commit in zip(sys.argv[4::2], sys.argv[5::2]):
             done = prepare(PrepareRequest(RepoCache(hub, repo), "default", commit, cache, StateDir(state)))
-            print(sum(done.splits.values()), "Image" in done.features)
+            print(sum(done.splits.values()) > 2, "Image" in done.features, "Audio" in done.features)
     """
     words = [word for request in requests for word in (request.repo.repo_id, request.commit)]
     done = hub_env.python(code, hub_env.hub_cache, hub_env.datasets_cache, state.root, *words)
-    assert done.stdout.splitlines() == ["160 True", "90 True"]
+    assert done.stdout.splitlines() == ["True True False", "True True False", "True False True"]
     assert done.stderr == ""
+    sounds = prepare(requests[2])
+    import datasets
+
+    (arrow,) = [file.path for file in sounds.files if file.path.endswith(".arrow")]
+    rows = datasets.Dataset.from_file(str(sounds.folder / arrow)).cast_column("audio", datasets.Audio(decode=False))
+    folder = requests[2].repo.snapshot(requests[2].commit)
+    assert [row["audio"] for row in rows] == [{"bytes": None, "path": str(folder / f"{n}.wav")} for n in range(3)]
 
 
 def test_a_folder_that_the_library_prepared_is_taken_over_if_it_is_whole(fetched, hub_env):
@@ -255,7 +299,7 @@ def test_malformed_data_is_told_from_damaged_data(fetched, sample_hub, kind, num
 
 
 def test_damaged_data_is_named_and_fetched_again(fetched, sample_hub, hub_env, state):
-    """A bit that rotted since the download, its time stamps kept: the failed prepare says so, the next fetch heals it."""
+    """Bytes rotted since the download, time stamps kept: the failed prepare says so, the next fetch heals it."""
     repo_id = "team/rotting"
     sample_hub.add_repo(repo_id, one_config({"a.jsonl": jsonl(*({"a": i} for i in range(100)))}))
     request = fetched(repo_id, "main")
@@ -289,7 +333,9 @@ def test_space_and_leases_are_asked_first(fetched, sample_hub, monkeypatch, stat
     small = os.statvfs_result((4096, 4096, 10**6, 0, 0, 10**6, 10**6, 10**6, 0, 255))
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda _: small)
-        with pytest.raises(SpaceError, match=r"team/big:main: about .* of Arrow to write \(estimated as 1\.5 x .*json\)"):
+        with pytest.raises(
+            SpaceError, match=r"team/big:main: about .* of Arrow to write \(estimated as 1\.5 x .*json\)"
+        ):
             prepare(request)
     script = textwrap.dedent(
         """
@@ -303,7 +349,8 @@ def test_space_and_leases_are_asked_first(fetched, sample_hub, monkeypatch, stat
             print("held", flush=True)
             sys.stdin.read()
         p._prepare = hold
-        p.prepare(p.PrepareRequest(RepoCache(Path(hub), "team/big"), "main", commit, Path(cache), StateDir(Path(state))))
+        repo = RepoCache(Path(hub), "team/big")
+        p.prepare(p.PrepareRequest(repo, "main", commit, Path(cache), StateDir(Path(state))))
         """
     )
     words = [sys.executable, "-c", script, request.repo.hub_cache, request.datasets_cache, state.root, request.commit]
@@ -363,8 +410,6 @@ def _is_alive(pid: int) -> bool:
 
 
 def _wait_until(condition) -> None:  # type: ignore[no-untyped-def]
-    import time
-
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
