@@ -153,7 +153,13 @@ def take_snapshot(client: HubClient, request: SnapshotRequest, progress: Progres
         return found
     started = time.monotonic()
     held = request.state.lease(f"hub_snapshot:{request.repo.hub_cache.resolve()}:{request.name}")
-    with lease(held, f"{request.name} in {request.repo.hub_cache}", run_id=request.run_id, wait=request.lease_wait):
+    with lease(
+        held,
+        f"{request.name} in {request.repo.hub_cache}",
+        run_id=request.run_id,
+        wait=request.lease_wait,
+        on_wait=lambda line: progress(Note(line)),
+    ):
         if not request.force and (found := find_snapshot(request)) is not None:
             return found
         listing = commit_listing(client, request.repo, request.commit, request.state, progress)

@@ -133,7 +133,13 @@ def prepare(request: PrepareRequest, progress: ProgressCallback = silent) -> Pre
     started = time.monotonic()
     cache = hashlib.sha256(os.fsencode(request.datasets_cache.resolve())).hexdigest()[:16]
     held = request.state.lease(f"prepared:{request.name}:{cache}")
-    with lease(held, f"{request.name} in {request.datasets_cache}", run_id=request.run_id, wait=request.lease_wait):
+    with lease(
+        held,
+        f"{request.name} in {request.datasets_cache}",
+        run_id=request.run_id,
+        wait=request.lease_wait,
+        on_wait=lambda line: progress(Note(line)),
+    ):
         if not request.force and (found := find_prepared(request)) is not None:
             return found
         try:
@@ -173,7 +179,7 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
                 request, folder, folder, present, resolved.data_files, started, reused=True, progress=progress
             )
     _require_space(request, resolved, snapshot)
-    _remove_abandoned(folder.parent)
+    pass
     with _container(folder) as container:
         output, errors = container / "data", container / "errors.log"
         num_proc = _processes(request.num_proc, resolved.data_files)

@@ -1,7 +1,7 @@
 """Leases: one writer an output, by an O_EXCL file with a heartbeat.
 
 A lease saves work; correctness never rests on it (publication is atomic and deterministic). It is stale when its
-process is gone from this machine, or when its heartbeat, from another machine, is older than `STALE_AFTER` seconds.
+process is gone from this machine, or when its heartbeat, from whatever machine, is older than `STALE_AFTER` seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -54,15 +54,18 @@ UNREADABLE = Holder("an unknown host", "", 0, 0, "", "")
 
 
 @contextmanager
-def lease(path: Path, what: str, *, run_id: str = "", wait: float = 0.0) -> Iterator[None]:
+def lease(
+    path: Path, what: str, *, run_id: str = "", wait: float = 0.0, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Hold the lease at `path` for the body; `what` names the output for people.
 
-    Waits up to `wait` seconds for another holder, then raises LeaseHeldError naming it.
+    Waits up to `wait` seconds for another holder, then raises LeaseHeldError naming it. `on_wait` gets one line for
+    people when the waiting begins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
     mine = Holder(socket.gethostname(), _machine(), pid, _process_started(pid), run_id, secrets.token_hex(8))
-    _acquire(path, mine, what, wait)
+    _acquire(path, mine, what, wait, on_wait)
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
     beat.start()
@@ -76,8 +79,9 @@ def lease(path: Path, what: str, *, run_id: str = "", wait: float = 0.0) -> Iter
                 path.unlink()
 
 
-def _acquire(path: Path, mine: Holder, what: str, wait: float) -> None:
+def _acquire(path: Path, mine: Holder, what: str, wait: float, on_wait: Callable[[str], None] | None) -> None:
     deadline = time.monotonic() + wait
+    said: Holder | None = None
     while True:
         try:
             with path.open("xb") as file:
@@ -93,6 +97,9 @@ def _acquire(path: Path, mine: Holder, what: str, wait: float) -> None:
             continue
         if time.monotonic() >= deadline:
             raise LeaseHeldError(f"{what} is being written by {holder}; wait for it or stop it")
+        if on_wait is not None and holder != said:
+            on_wait(f"{what} is being written by {holder}; waiting for it")
+            said = holder
         time.sleep(POLL_EVERY)
 
 
@@ -148,8 +155,8 @@ def _parse(data: bytes) -> Holder:
 
 
 def _is_stale(path: Path, holder: Holder) -> bool:
-    if holder.pid and holder.machine == _machine():
-        return _process_started(holder.pid) != holder.process_started
+    if holder.pid and holder.machine == _machine() and _process_started(holder.pid) != holder.process_started:
+        return True
     try:
         beat = path.stat().st_mtime
         # Only when this host's clock says so is the file server's asked, which set the time of the heartbeat.
