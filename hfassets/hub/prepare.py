@@ -179,7 +179,7 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
                 request, folder, folder, present, resolved.data_files, started, reused=True, progress=progress
             )
     _require_space(request, resolved, snapshot)
-    pass
+    _remove_abandoned(folder.parent)
     with _container(folder) as container:
         output, errors = container / "data", container / "errors.log"
         num_proc = _processes(request.num_proc, resolved.data_files)

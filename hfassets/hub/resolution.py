@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from datasets.data_files import DataFilesDict, get_data_patterns, sanitize_patte
 from datasets.load import LocalDatasetModuleFactory
 from datasets.packaged_modules import _ALL_ALLOWED_EXTENSIONS
 from datasets.utils.metadata import MetadataConfigs
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCardData
 
 from hfassets.errors import DataError
@@ -63,7 +64,12 @@ def resolve(
     if name not in known:
         raise unknown_config(repo_id, name, known)
     is_default = name == (default or (known[0] if len(known) == 1 else None))
-    with offline(), quiet(), skeleton(_relevant(names, card, name), _reduced(card, name), archive) as root:
+    with (
+        offline(),
+        quiet(),
+        _walked_once(),
+        skeleton(_relevant(names, card, name), _reduced(card, name), archive) as root,
+    ):
         try:
             try:
                 module = _module(root)
@@ -88,6 +94,17 @@ def resolve(
     if not any(data_files.values()):
         raise DataError(f"{repo_id}: config {name!r}: {_unresolved(FileNotFoundError(), card, name, Path('/'))}")
     return Resolved(name, data_files, kind, is_default, builder_config, info)
+
+
+@contextmanager
+def _walked_once() -> Iterator[None]:
+    """Let the library's dozens of globs share one walk of a folder: a skeleton does not change."""
+    original = LocalFileSystem.find
+    LocalFileSystem.find = functools.cache(original)
+    try:
+        yield
+    finally:
+        LocalFileSystem.find = original
 
 
 def _module(root: Path) -> Any:
