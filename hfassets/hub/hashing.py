@@ -140,7 +140,8 @@ def _was_cached(descriptor: int, start: int, size: int) -> bool:
     end = min(start + _WINDOW, size)
     step = max((end - start) // _PROBES, _PAGE)
     byte = bytearray(1)
-    for offset in range(start, end, step):
+    # From the end: what the kernel reads ahead of one probe must not answer the next.
+    for offset in reversed(range(start, end, step)):
         try:
             os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
         except BlockingIOError:

@@ -5,7 +5,7 @@ Invariant: reads no content and writes nothing; a repo that `scan_cache_dir` lea
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from hfassets.storage.state import StateDir
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A commit in a cache: the refs that are at it, its files, and their bytes (each content once)."""
+    """A commit in a cache: the refs that are at it, its paths, and their bytes (each content once)."""
 
     commit: str
     refs: tuple[str, ...]
@@ -112,14 +112,17 @@ def _revisions(scan: RepoScan) -> tuple[Revision, ...]:
     for ref, commit in sorted(scan.refs.items()):
         refs[commit].append(ref)
     contents: Mapping[str, dict[str, int]] = defaultdict(dict)
+    paths: Counter[str] = Counter()
     for link in scan.links:
         blob = scan.blobs.get(link.etag)
         if blob is not None:
             contents[link.commit][blob.path] = blob.size
+            paths[link.commit] += 1
     for link, file in scan.real_files:
         contents[link.commit][file.path] = file.size
+        paths[link.commit] += 1
     return tuple(
-        Revision(commit, tuple(refs[commit]), len(contents[commit]), sum(contents[commit].values()))
+        Revision(commit, tuple(refs[commit]), paths[commit], sum(contents[commit].values()))
         for commit in sorted(scan.commits)
     )
 

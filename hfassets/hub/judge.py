@@ -53,14 +53,15 @@ class RepoCheck:
         self._sizes: dict[str, int] = {}
         self._listing_errors: list[str] = []
         self._leftover_sizes = {path: _size_and_time(path) for path in scan.leftovers}
-        self._blob_names = {name: name for name in scan.blobs}
+        self._absent: set[str] | None = None
         self._plan()
 
     @property
     def suspicions(self) -> bool:
         """Whether something is seen that another process's work could explain."""
         scan = self._scan
-        return bool(scan.leftovers or scan.bad_refs or scan.odd or self._missing() or self._failed)
+        vanished = any(outcome.vanished for outcome in self._failed)
+        return bool(scan.leftovers or scan.bad_refs or scan.odd or vanished or self._missing())
 
     @property
     def notices(self) -> list[str]:
@@ -78,9 +79,10 @@ class RepoCheck:
 
     def prune_memory(self) -> None:
         """Forget files that no longer exist, so that the memory grows no larger than the cache."""
-        seen = {blob.path for blob in self._scan.blobs.values()}
-        seen.update(blob.path for _, blob in self._scan.real_files)
-        self.memory.forget_where(lambda path: path not in seen and not os.path.lexists(path))
+        blobs, prefix = self._scan.blobs, f"{self.repo.folder}/blobs/"
+        if not self.repo.is_store and len(blobs) == len(self.memory) and not self._scan.real_files:
+            return
+        self.memory.forget_where(lambda path: path.removeprefix(prefix) not in blobs and not os.path.lexists(path))
         self.memory.save()
 
     def conclude(self) -> list[Fault]:
@@ -101,14 +103,13 @@ class RepoCheck:
         """Find out what each file must be, and which files memory does not vouch for."""
         scan = self._scan
         by_commit: dict[str, dict[str, Known]] = {}
-        linked: dict[str, set[str]] = defaultdict(set)
         for commit in scan.commits:
             known = self._known(commit)
             if known is not None:
                 by_commit[commit] = known
+        self._count_absent(by_commit)
         links = []
         for link in scan.links:
-            linked[link.commit].add(link.path)
             known_file = by_commit.get(link.commit, {}).get(link.path)
             if known_file is None or known_file.etag == link.etag:
                 links.append(link)
@@ -121,7 +122,6 @@ class RepoCheck:
             self._plan_file(blob.path, blob.size, blob.mtime_ns, blob.inode, blob.name)
         inodes = {blob.inode: blob for blob in scan.blobs.values()} if scan.real_files else {}
         for link, file in scan.real_files:
-            linked[link.commit].add(link.path)
             known_file = by_commit.get(link.commit, {}).get(link.path)
             same = inodes.get(file.inode)
             if known_file is None and same is not None and same[2:5] == file[2:5]:
@@ -134,8 +134,15 @@ class RepoCheck:
                 self._plan_file(file.path, file.size, file.mtime_ns, file.inode, known_file.etag)
         for path, size in scan.unknown:
             self._unverifiable(path, size, "its name is not one that the library gives")
+
+    def _count_absent(self, by_commit: dict[str, dict[str, Known]]) -> None:
+        """Count what is listed and was never asked for."""
+        there: dict[str, set[str]] = {commit: set() for commit in by_commit}
+        for link in (*self._scan.links, *(link for link, _ in self._scan.real_files)) if there else ():
+            if link.commit in there:
+                there[link.commit].add(link.path)
         for commit, known in by_commit.items():
-            self.not_downloaded += sum(path not in linked[commit] for path in known)
+            self.not_downloaded += sum(path not in there[commit] for path in known)
 
     def _plan_file(self, path: str, size: int, mtime_ns: int, inode: int, expected: str) -> None:
         if not self._full and self.memory.lookup_values(path, size, mtime_ns, inode) == expected:
@@ -170,15 +177,18 @@ class RepoCheck:
         wanted = {Path(outcome.task.path).name for outcome in self._failed}
         wanted |= {oddity.path.name for oddity in (*self._scan.odd, *self._scan.unreadable)} | self._missing()
         places: dict[str, list[Link]] = defaultdict(list)
-        for link in self._scan.links:
+        for link in self._scan.links if wanted else ():
             if link.etag in wanted:
                 places[link.etag].append(link)
         return places
 
     def _missing(self) -> set[str]:
         """Etags that links name and that were not there when looked for."""
-        elsewhere = {oddity.path.name for oddity in (*self._scan.odd, *self._scan.unreadable)}
-        return {link.etag for link in self._scan.links if link.etag not in self._blob_names} - elsewhere
+        if self._absent is None:
+            elsewhere = {oddity.path.name for oddity in (*self._scan.odd, *self._scan.unreadable)}
+            blobs = self._scan.blobs
+            self._absent = {link.etag for link in self._scan.links if link.etag not in blobs} - elsewhere
+        return self._absent
 
     def _missing_faults(self, places: dict[str, list[Link]]) -> list[Fault]:
         found = []
@@ -187,7 +197,8 @@ class RepoCheck:
             if links:
                 detail = f"its blob is gone, {len(links)} link(s) lead nowhere"
                 found.append(self._fault(kinds.MISSING, self.repo.folder / "blobs" / etag, etag, detail, links))
-        self.purged = kinds.is_purge(len(found), len({link.etag for link in self._scan.links}))
+        if found:
+            self.purged = kinds.is_purge(len(found), len({link.etag for link in self._scan.links}))
         return found
 
     def _is_dangling(self, link: Link) -> bool:

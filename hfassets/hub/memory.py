@@ -29,7 +29,7 @@ _VERSION = 1
 # Clocks of a cluster's hosts differ a little; a proof from further in the future is no proof.
 _CLOCK_SKEW_S = 3600.0
 
-# size, mtime_ns, inode, hash, verified_at
+# size, mtime_ns, inode, hash ("" = the file's name is its hash, as blobs have it), verified_at
 _Entry = tuple[int, int, int, str, float]
 
 
@@ -62,6 +62,9 @@ class VerifyMemory:
         cache = hashlib.sha256(os.fsencode(hub_cache.resolve())).hexdigest()[:16]
         return cls(state.verify_memory / f"{name}-{cache}.json", hub_cache / name, max_age_s)
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def lookup(self, path: Path, stat: os.stat_result) -> str | None:
         """The hash that `path` had when it was last read, if it is still that file and the proof has not expired."""
         return self.lookup_values(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
@@ -69,24 +72,25 @@ class VerifyMemory:
     def lookup_values(self, path: str, size: int, mtime_ns: int, inode: int) -> str | None:
         """`lookup` for a caller who has kept these of the stat."""
         entry = self._entries.get(self._key(path))
-        if entry is None or entry[:3] != (size, mtime_ns, inode):
+        if entry is None or entry[:3] != (size, mtime_ns, inode) or not self._is_valid(entry):
             return None
-        return entry[3] if self._is_valid(entry) else None
+        return entry[3] or _name(path)
 
     def size_of(self, path: str, digest: str) -> int | None:
         """The size in bytes of the content with this hash, if `path` ever had it, whatever it holds now."""
         entry = self._entries.get(self._key(path))
-        return entry[0] if entry is not None and entry[3] == digest else None
+        return entry[0] if entry is not None and (entry[3] or _name(path)) == digest else None
 
     def proven_at(self, path: str) -> float | None:
         """When (s since 1970) `path` was last proven; whether that still holds is what `lookup` tells."""
         entry = self._entries.get(self._key(path))
         return entry[4] if entry is not None else None
 
-    def record(self, path: Path, stat: os.stat_result, digest: str) -> None:
+    def record(self, path: Path | str, stat: os.stat_result, digest: str) -> None:
         """Remember that `path`, as `stat` describes it from before its bytes were read, has this hash."""
-        entry = (stat.st_size, stat.st_mtime_ns, stat.st_ino, digest, time.time())
         key = self._key(str(path))
+        name = "" if _name(key) == digest else digest
+        entry = (stat.st_size, stat.st_mtime_ns, stat.st_ino, name, time.time())
         with self._lock:
             self._entries[key] = self._changed[key] = entry
             self._forgotten.pop(key, None)
@@ -149,6 +153,8 @@ class VerifyMemory:
     def _key(self, path: str) -> str:
         # Names that are not UTF-8 (link-less caches may have them) must become JSON and come back equal.
         name = path.removeprefix(self._prefix)
+        if name.isascii():
+            return name
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -157,12 +163,19 @@ def _load(file: Path) -> dict[str, _Entry]:
         document: Any = orjson.loads(file.read_bytes())
         if document["version"] != _VERSION:
             return {}
-        entries: dict[str, _Entry] = {}
-        for key, (size, mtime_ns, inode, digest, verified_at) in document["files"].items():
-            entries[key] = (int(size), int(mtime_ns), int(inode), str(digest), float(verified_at))
+        entries: dict[str, Any] = document["files"]
+        for key, entry in entries.items():
+            size, mtime_ns, inode, digest, verified_at = entry
+            if not (isinstance(digest, str) and isinstance(verified_at, float)):
+                return {}
+            entries[key] = (size, mtime_ns, inode, digest, verified_at)
         return entries
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 @contextmanager

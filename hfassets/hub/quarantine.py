@@ -81,7 +81,7 @@ class QuarantineResult:
 def quarantine(state: StateDir, faults: Iterable[Fault], progress: ProgressCallback = silent) -> QuarantineResult:
     """Move the files behind `faults` aside and remove the links that would then lead nowhere.
 
-    They go to `state.quarantine/<repo folder>/<name>.<time>` where that is the same file system, else to
+    They go to `state.quarantine/<repo folder>/<name>.<time>.<8 hex>` where that is the same file system, else to
     `<hub_cache>.quarantine/` beside the cache. What may not be moved is listed in the result; nothing is raised.
     """
     moved: list[Quarantined] = []
@@ -294,10 +294,9 @@ def _beside(hub_cache: Path) -> Path:
 
 
 def _target(folder: Path, fault: Fault, source: Path, stamp: str) -> Path:
-    # Names stay below the 255 bytes that file systems allow, and fit for JSON.
+    # Short enough for any file system, and never the same: what a killed run announced must not seem to be this one's.
     name = (printable(source.name) or "")[-150:]
-    target = folder / _folder_name(fault) / f"{name}.{stamp}"
-    return target if not os.path.lexists(target) else target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    return folder / _folder_name(fault) / f"{name}.{stamp}.{secrets.token_hex(4)}"
 
 
 def _move(source: Path, target: Path, *, may_copy: bool) -> None:

@@ -79,11 +79,16 @@ class Blob(NamedTuple):
     """A file with content to prove. `linked` = a repo's blob that is a link (into the shared store, or elsewhere)."""
 
     name: str
-    path: str
+    folder: str
     size: int
     mtime_ns: int
     inode: int
     linked: bool
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return f"{self.folder}/{self.name}"
 
 
 class Link(NamedTuple):
@@ -188,9 +193,9 @@ def scan_store(store: RepoFolder) -> RepoScan:
         if prefix.is_dir(follow_symlinks=False) and _STORE_PREFIX.match(prefix.name):
             for entry in _entries(scan, prefix.path):
                 is_blob = _STORE_BLOB.match(entry.name) and entry.name.startswith(prefix.name)
-                _take_blob_entry(scan, entry, bool(is_blob))
+                _take_blob_entry(scan, prefix.path, entry, bool(is_blob))
         elif not _STORE_SIDECAR.match(prefix.name):
-            _take_blob_entry(scan, prefix, False)
+            _take_blob_entry(scan, str(store.folder), prefix, False)
     return scan
 
 
@@ -244,14 +249,14 @@ def _entries(scan: RepoScan, folder: str) -> Iterator[os.DirEntry[str]]:
 
 def _scan_blobs(scan: RepoScan, folder: str) -> None:
     for entry in _entries(scan, folder):
-        _take_blob_entry(scan, entry, _BLOB_NAME.match(entry.name) is not None)
+        _take_blob_entry(scan, folder, entry, _BLOB_NAME.match(entry.name) is not None)
 
 
-def _take_blob_entry(scan: RepoScan, entry: os.DirEntry[str], is_blob: bool) -> None:
+def _take_blob_entry(scan: RepoScan, folder: str, entry: os.DirEntry[str], is_blob: bool) -> None:
     """Sort one entry of a folder of blobs; `is_blob` = its name is a hash of what it holds."""
-    name, path = entry.name, Path(entry.path)
+    name = entry.name
     if not is_blob and (_LEFTOVER.search(name) or TEMPORARY.match(name)):
-        scan.leftovers.append(path)
+        scan.leftovers.append(Path(entry.path))
         return
     if not is_blob and (name in _HELPERS or (scan.repo.is_store and _STORE_SIDECAR.match(name))):
         return
@@ -260,17 +265,18 @@ def _take_blob_entry(scan: RepoScan, entry: os.DirEntry[str], is_blob: bool) -> 
     except FileNotFoundError:
         # A link that leads nowhere is as good as no blob: the snapshots that need it will say so.
         if is_blob and entry.is_symlink():
-            scan.odd.append(Oddity(path, f"is a link to {_readlink(entry.path)}, which is not there"))
+            target = _readlink(entry.path)
+            scan.odd.append(Oddity(Path(entry.path), f"is a link to {target}, which is not there"))
         return
     except OSError as error:
-        scan.unreadable.append(Oddity(path, f"cannot be looked at ({error.strerror})"))
+        scan.unreadable.append(Oddity(Path(entry.path), f"cannot be looked at ({error.strerror})"))
         return
     if not is_blob:
-        scan.unknown.append((path, status.st_size))
+        scan.unknown.append((Path(entry.path), status.st_size))
     elif stat_module.S_ISREG(status.st_mode):
-        scan.blobs[name] = Blob(name, entry.path, status.st_size, status.st_mtime_ns, status.st_ino, entry.is_symlink())
+        scan.blobs[name] = Blob(name, folder, status.st_size, status.st_mtime_ns, status.st_ino, entry.is_symlink())
     else:
-        scan.odd.append(Oddity(path, f"is {_kind(status.st_mode)}, not a file"))
+        scan.odd.append(Oddity(Path(entry.path), f"is {_kind(status.st_mode)}, not a file"))
 
 
 def _scan_snapshots(scan: RepoScan) -> None:
@@ -339,7 +345,8 @@ def _take_real_file(scan: RepoScan, commit: str, path: str, entry: os.DirEntry[s
         scan.unreadable.append(Oddity(Path(entry.path), f"cannot be looked at ({error.strerror})", commit, path))
         return
     if stat_module.S_ISREG(status.st_mode):
-        blob = Blob("", entry.path, status.st_size, status.st_mtime_ns, status.st_ino, False)
+        folder = entry.path.rpartition("/")[0]
+        blob = Blob(entry.name, folder, status.st_size, status.st_mtime_ns, status.st_ino, False)
         scan.real_files.append((Link(commit, path, ""), blob))
     else:
         scan.odd.append(Oddity(Path(entry.path), f"is {_kind(status.st_mode)}, not a file", commit, path))

@@ -75,9 +75,11 @@ def sweep(tasks: Iterable[Task], workers: int | None, progress: ProgressCallback
     meter = _Meter(sum(task.size for task in ordered), progress)
     saved = time.monotonic()
     with ThreadPoolExecutor(workers or default_workers(), thread_name_prefix="verify") as pool:
-        futures = [pool.submit(_work, group, meter) for group in _groups(ordered)]
+        # Kept by nobody else, each is freed with its outcomes as soon as these are taken.
+        futures = as_completed({pool.submit(_work, group, meter) for group in _groups(ordered)})
+        del ordered
         try:
-            for future in as_completed(futures):
+            for future in futures:
                 yield from future.result()
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     for memory in memories:
@@ -137,7 +139,6 @@ def _work(group: Sequence[Task], meter: _Meter) -> list[Outcome]:
 
 
 def _prove(task: Task, meter: _Meter) -> Outcome:
-    outcome = Outcome(task, changing=True)
     for _ in range(_ATTEMPTS):
         try:
             descriptor = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -152,20 +153,19 @@ def _prove(task: Task, meter: _Meter) -> Outcome:
                 meter.add(before.st_size)
             else:
                 digest = hash_descriptor(descriptor, before.st_size, task.algorithm, meter.add)
+            if digest == task.expected:
+                # Written to since `before`, it will not be the file that is remembered.
+                task.memory.record(task.path, before, digest)
+                return Outcome(task, digest, before.st_size)
             after = os.fstat(descriptor)
         except OSError as error:
             return Outcome(task, error=_reason(error))
         finally:
             os.close(descriptor)
-        held_still = identity_of(before) == identity_of(after)
-        if digest == task.expected:
-            if held_still:
-                task.memory.record(Path(task.path), before, digest)
-            return Outcome(task, digest, before.st_size)
-        if held_still and _is_still(task.path, after):
+        if identity_of(before) == identity_of(after) and _is_still(task.path, after):
             task.memory.forget(Path(task.path))
             return Outcome(task, digest, before.st_size, identity=identity_of(after))
-    return outcome
+    return Outcome(task, changing=True)
 
 
 def _is_still(path: str, status: os.stat_result) -> bool:

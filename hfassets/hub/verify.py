@@ -11,6 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,7 +89,10 @@ def verify_cache(
 
     def known(repo: RepoCache, commit: str) -> Listing | None:
         listing = None if listing_for is None else listing_for(repo, commit)
-        return listing or kept_listing(state, repo, commit)
+        if listing is None:
+            with suppress(OSError):  # a state folder we may not read knows nothing
+                listing = kept_listing(state, repo, commit)
+        return listing
 
     checks = _checks(hub_caches, state, repos, full, max_age_s, known)
     if not checks:
