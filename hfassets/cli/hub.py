@@ -166,7 +166,9 @@ def _show_plan(json_path: str | None, request: DownloadRequest, plans: Iterable[
 def _show_download(
     json_path: str | None, request: DownloadRequest, result: DownloadResult, error: HfassetsError | None = None
 ) -> None:
-    taken = {snapshot.config or "": snapshot for snapshot in result.snapshots}
+    from hfassets.hub.download import WHOLE_REPO
+
+    taken = {snapshot.config or WHOLE_REPO: snapshot for snapshot in result.snapshots}
     prepared = {dataset.config: dataset for dataset in result.prepared}
     failed = dict(error.failures) if isinstance(error, PartialFailureError) else {}
     rows, configs = [], []

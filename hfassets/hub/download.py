@@ -36,6 +36,7 @@ from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.state import StateDir
 
 __all__ = [
+    "WHOLE_REPO",
     "DownloadError",
     "DownloadRequest",
     "DownloadResult",
@@ -47,6 +48,9 @@ __all__ = [
     "plan_download",
     "take_snapshot",
 ]
+
+WHOLE_REPO = "(all files)"
+"""Stands for the config where raw files alone are asked for, and all of them: no config has to make sense then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,8 @@ def _enumerate(
     commit = resolve_revision(client, request.repo, request.revision)
     if request.configs:
         return commit, request.configs
+    if request.raw_only and request.files == "all":
+        return commit, (WHOLE_REPO,)
     listing = commit_listing(client, request.repo, commit, request.state, progress, keep=keep)
     memory = VerifyMemory.open(request.state, request.repo)
     return commit, list_configs(listing, read_metadata(client, request.repo, listing, memory))
@@ -231,7 +237,7 @@ def _snapshot_request(request: DownloadRequest, commit: str, config: str, max_by
         repo=request.repo,
         commit=commit,
         state=request.state,
-        config=config,
+        config=None if config == WHOLE_REPO else config,
         files=request.files,
         include=request.include,
         exclude=request.exclude,

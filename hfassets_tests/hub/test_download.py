@@ -270,3 +270,13 @@ def test_wrong_bytes_from_the_hub_fail_the_config(sample_hub, request_for, optio
         SnapshotRequest(request_for("team/two").repo, caught.value.result.commit, request_for("team/two").state, "one")
     ) is None  # fmt: skip
     assert Path(str(caught.value.result.report)).is_file()
+
+
+def test_all_raw_files_of_a_repo_need_no_config(sample_hub, request_for, options):
+    """A repo that no library can load, a script one included, can still be fetched whole and proven."""
+    sample_hub.add_repo("team/odd", {"weights/model.bin": b"\x00" * 5000, "script.py": b"print(1)\n", "odd.py": b"\n"})
+    result = download_dataset(request_for("team/odd", raw_only=True, files="all"), options)
+    (taken,) = result.snapshots
+    assert taken.config is None
+    assert {file.path for file in taken.files} >= {"weights/model.bin", "script.py", "odd.py"}
+    assert (taken.folder / "weights/model.bin").read_bytes() == b"\x00" * 5000
