@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import click
@@ -58,7 +58,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see the module's invariant)."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminator(os.getpid()))
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         _complain("terminated; run the same command again to go on where it stopped")
         return 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> int:
@@ -127,8 +129,14 @@ class _Terminated(BaseException):
     """SIGTERM arrived: raised so that leases are given back and temporary files removed."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _terminator(owner: int) -> Callable[[int, FrameType | None], None]:
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # A forked worker that its pool ends: an exception could be swallowed there, and the pool wait for ever.
+            os._exit(128 + number)
+        raise _Terminated
+
+    return terminate
 
 
 if __name__ == "__main__":

@@ -65,11 +65,11 @@ class LoadReport:
 
 def check_load(request: LoadRequest, progress: ProgressCallback = silent) -> LoadReport:
     """Load each config. Raises UsageError for a split that cannot be one, DataError when configs cannot be told."""
-    from hfassets.hub import library
-
     wanted = _parse_split(request.split)
     if request.streaming and min(wanted.start or 0, wanted.end or 0) < 0:
         raise UsageError(f"--split {request.split}: a stream has no end to count back from; give positive numbers")
+    from hfassets.hub import library
+
     loaded: list[LoadedConfig] = []
     failures: list[tuple[str, str]] = []
     with library.shown_as_notes(progress):

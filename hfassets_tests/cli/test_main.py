@@ -35,6 +35,28 @@ frame.COMMANDS["slow"] = ("__main__:slow", "Sleep.")
 sys.exit(frame.main(["slow"]))
 """
 
+FORKING = """
+import os, signal, sys, click
+from hfassets.cli import main as frame
+@click.command()
+def forks():
+    read, write = os.pipe()
+    def hang():
+        os.write(write, b"x")
+        try:
+            signal.pause()
+        except BaseException:
+            pass
+        signal.pause()
+    os.register_at_fork(after_in_child=hang)
+    child = os.fork()
+    os.read(read, 1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+frame.COMMANDS["forks"] = ("__main__:forks", "Fork.")
+sys.exit(frame.main(["forks"]))
+"""
+
 
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
@@ -145,6 +167,12 @@ def test_signals_end_a_command_tidily(number: signal.Signals, code: int, word: s
     assert rest.splitlines()[0] == "cleaned up"
     assert len(rest.splitlines()) == 2
     assert word in rest
+
+
+def test_a_forked_worker_ends_by_sigterm_even_where_exceptions_are_ignored() -> None:
+    """Pools end their workers by SIGTERM and wait: at-fork callbacks, where Python drops exceptions, included."""
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{128 + signal.SIGTERM}\n", "")
 
 
 def test_a_reader_that_goes_away_is_no_defect() -> None:
