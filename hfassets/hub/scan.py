@@ -325,7 +325,7 @@ def _take_link(scan: RepoScan, commit: str, path: str, entry: os.DirEntry[str], 
         target = Path(entry.path).parent / text
         inside = target.parent.resolve() == (scan.repo.folder / "blobs").resolve()
         name = target.name if inside else ""
-    if TEMPORARY.match(entry.name):
+    if entry.name.startswith(".") and TEMPORARY.match(entry.name):
         scan.leftovers.append(Path(entry.path))
         return
     if name in ("", ".", ".."):

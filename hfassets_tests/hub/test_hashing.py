@@ -87,7 +87,8 @@ def test_pages_of_others_stay(tmp_path: Path, size: int) -> None:
     assert before == -(-size // mmap.PAGESIZE)
     hash_file(file, "sha256")
     xet_hash(file)
-    assert resident_pages(file) == before
+    # The kernel itself may take a page back at any time.
+    assert resident_pages(file) > 0.9 * before
 
 
 def test_a_part_that_others_have_in_memory_stays(tmp_path: Path) -> None:
