@@ -23,6 +23,7 @@ from hfassets.demo.home import DemoHome
 from hfassets.demo.hub_server import SampleHub
 from hfassets.report.tables import build_table
 from hfassets.report.units import format_seconds
+from hfassets.storage import StateDir, read_manifest
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -71,6 +72,8 @@ def materialise_all(home: DemoHome) -> int:
     with dg.DagsterInstance.get() as instance:
         with console.status("") as status:
             for key in location.keys:
+                if _is_made(instance, location.state, key):
+                    continue
                 status.update(f"materialising {key}")
                 result = job.execute_in_process(
                     instance=instance, asset_selection=chain, partition_key=key, raise_on_error=False
@@ -94,15 +97,34 @@ def materialise_all(home: DemoHome) -> int:
     return 1 if failed else 0
 
 
+def _is_made(instance: dg.DagsterInstance, state: StateDir, key: str) -> bool:
+    """Whether Dagster has the whole chain of a partition as its manifests say, and their files are there."""
+    from hfassets.defs.hub.partitions import PREPARED, SNAPSHOT, VERIFIED
+
+    for asset, stage in ((SNAPSHOT, SNAPSHOT), (VERIFIED, SNAPSHOT), (PREPARED, PREPARED)):
+        manifest = read_manifest(state.manifest(stage.to_user_string(), key))
+        latest = _latest(instance, asset, key)
+        if manifest is None or latest is None or latest.metadata["fingerprint"].value != manifest.fingerprint:
+            return False
+        places = ((Path(manifest.root) / file.path, file.size) for file in manifest.files)
+        if not all(place.is_file() and place.stat().st_size == size for place, size in places):
+            return False
+    return True
+
+
+def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -> dg.AssetMaterialization | None:
+    import dagster as dg
+
+    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key] if key else None)
+    records = instance.fetch_materializations(wanted, limit=1).records
+    return records[0].asset_materialization if records else None
+
+
 def _rows(
     home: DemoHome, instance: dg.DagsterInstance, asset: dg.AssetKey, keys: list[None] | tuple[str, ...]
 ) -> Iterator[Made]:
-    import dagster as dg
-
     for key in keys:
-        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key] if key else None)
-        records = instance.fetch_materializations(wanted, limit=1).records
-        materialization = records[0].asset_materialization if records else None
+        materialization = _latest(instance, asset, key)
         name = asset.to_user_string()
         if materialization is None:
             yield Made(name, key or "-", "", "", "", "not materialised")
