@@ -351,7 +351,8 @@ _hooked = False
 
 @contextmanager
 def _children_die_with_us(num_proc: int | None) -> Iterator[None]:
-    """Processes forked in the body end when this one is killed: a pool's orphans would wait for ever (Linux)."""
+    """Processes forked in the body end when this one is killed (a pool's orphans would wait for ever), and when their
+    pool tells them to, whatever the parent does at SIGTERM. Linux."""
     global _dying_children, _hooked
     if not _hooked:
         os.register_at_fork(after_in_child=_after_fork)
@@ -365,6 +366,8 @@ def _children_die_with_us(num_proc: int | None) -> Iterator[None]:
 
 def _after_fork() -> None:
     if _dying_children:
+        # A handler in Python never runs in a worker that waits for a lock; its pool would wait for it for ever.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
