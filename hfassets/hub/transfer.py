@@ -6,6 +6,9 @@ before a cut, or before a crash, is not asked for again.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ CHUNK = 1 << 20
 
 _HF_TRANSFER_MIN = 20 * 1000 * 1000
 _HF_TRANSFER_CHUNK = 10 * 1024 * 1024
+_HF_TRANSFER = "import json, sys, hf_transfer; hf_transfer.download(**json.load(sys.stdin))"
 
 OnBytes = Callable[[int], None]
 
@@ -167,34 +171,34 @@ def _continues(status: int, content_range: str, have: int) -> bool:
 
 def _receive_hf_transfer(job: _Job, partial: Partial) -> str:
     """Let hf_transfer fetch the whole file in parallel ranges, then hash it."""
-    import hf_transfer
-
     client, file = job.client, job.file
     partial.clear()
     with client.open_stream(job.repo.repo_id, job.commit, file.path, repo_type=job.repo.repo_type) as response:
         url = response.url
-    before = job.received
-    try:
-        hf_transfer.download(
-            url=url,
-            filename=str(partial.path),
-            max_files=8,
-            chunk_size=_HF_TRANSFER_CHUNK,
-            parallel_failures=3,
-            max_retries=client.options.max_retries,
-            headers=client.headers_for(url),
-            callback=job.took,
-        )
-    except Exception as error:  # hf_transfer raises nothing more exact
-        job.on_bytes(before - job.received)
-        text = one_line(str(error).replace(urlsplit(url).query or url, "…"), client.options.token)
-        raise HubError(f"{file.path}: hf_transfer gave up: {text}; `transfer: http` resumes and retries") from None
+    arguments = {
+        "url": url,
+        "filename": str(partial.path),
+        "max_files": 8,
+        "chunk_size": _HF_TRANSFER_CHUNK,
+        "parallel_failures": 3,
+        "max_retries": max(1, client.options.max_retries),
+        "headers": client.headers_for(url),
+    }
+    # In a process of its own: it keeps Python's lock while it waits for the network, and so would stop all threads.
+    # The token goes by a pipe, never by arguments or environment.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _HF_TRANSFER], input=json.dumps(arguments), capture_output=True, text=True
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        text = one_line(said.replace(urlsplit(url).query or url, "…"), client.options.token)
+        raise HubError(f"{file.path}: hf_transfer gave up: {text}; `transfer: http` resumes and retries")
+    job.received += partial.size
     if partial.size != file.size:
-        job.on_bytes(before - job.received)
         return f"that of {partial.size:,} B, not {file.size:,} B"
     found = hash_file(partial.path, file.algorithm)
-    if found != file.etag:
-        job.on_bytes(before - job.received)
+    if found == file.etag:
+        job.on_bytes(file.size)
     return found
 
 
