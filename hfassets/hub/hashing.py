@@ -6,21 +6,19 @@ our reading brought in are dropped again, so that a sweep over terabytes does no
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from hfassets.hub.pagecache import absent_ranges, drop, read_without_trace
 
 ALGORITHMS = ("sha256", "git-sha1")
 
 READ_SIZE = 256 * 1024
 _WINDOW = 32 * 1024 * 1024
-_PROBES = 8
-_PAGE = 4096
 
 _local = threading.local()
 
@@ -66,15 +64,19 @@ def hash_descriptor(descriptor: int, size: int, algorithm: str, on_bytes: Callab
     digest = new_hash(algorithm, size)
     buffer = _buffer()
     if size <= READ_SIZE:
-        _hash_small(descriptor, size, digest, buffer, on_bytes)
-        return digest.hexdigest()
+        count = read_without_trace(descriptor, buffer)
+        # As much as was asked for, a file that has grown since: it is read the other way.
+        if count is not None and count < READ_SIZE:
+            digest.update(buffer[:count])
+            if on_bytes is not None:
+                on_bytes(count)
+            return digest.hexdigest()
     position = 0
-    foreign = _was_cached(descriptor, 0, size)
+    absent = absent_ranges(descriptor, 0, min(_WINDOW, size))
     while True:
         end = position + _WINDOW
         # Asked one window ahead: by the time we get there, the kernel's read-ahead has put its first pages in.
-        next_foreign = _was_cached(descriptor, end, size) if end < size else True
-        start = position
+        next_absent = absent_ranges(descriptor, end, min(end + _WINDOW, size))
         while position < end:
             count = os.preadv(descriptor, [buffer[: min(READ_SIZE, end - position)]], position)
             if count == 0:
@@ -83,11 +85,10 @@ def hash_descriptor(descriptor: int, size: int, algorithm: str, on_bytes: Callab
             position += count
             if on_bytes is not None:
                 on_bytes(count)
-        if not foreign:
-            _drop(descriptor, start, position - start)
+        drop(descriptor, absent)
         if position < end:
             return digest.hexdigest()
-        foreign = next_foreign
+        absent = next_absent
 
 
 def xet_hash(path: Path) -> str:
@@ -97,64 +98,13 @@ def xet_hash(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(descriptor).st_size
-        ours = [start for start in range(0, size, _WINDOW) if not _was_cached(descriptor, start, size)]
+        starts = range(0, size, _WINDOW)
+        absent = [part for start in starts for part in absent_ranges(descriptor, start, min(start + _WINDOW, size))]
         digest: str = hf_xet.hash_files([str(path)])[0].hash
-        for start in ours:
-            _drop(descriptor, start, _WINDOW)
+        drop(descriptor, absent)
     finally:
         os.close(descriptor)
     return digest
-
-
-def _hash_small(
-    descriptor: int, size: int, digest: Hash, buffer: memoryview, on_bytes: Callable[[int], None] | None
-) -> None:
-    """A file that fits the buffer: one read that does not wait tells at once whether all of it was cached."""
-    count = 0
-    foreign = True
-    try:
-        count = os.preadv(descriptor, [buffer], 0, os.RWF_NOWAIT)
-    except BlockingIOError:
-        foreign = False
-    except OSError as error:  # file systems without such reads: nobody can tell, so nothing is dropped
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    position = 0
-    while True:
-        if count:
-            digest.update(buffer[:count])
-            position += count
-            if on_bytes is not None:
-                on_bytes(count)
-        if position >= size:
-            break
-        count = os.preadv(descriptor, [buffer], position)
-        if count == 0:
-            break
-    if not foreign:
-        _drop(descriptor, 0, position)
-
-
-def _was_cached(descriptor: int, start: int, size: int) -> bool:
-    """Whether any probed page of the window at `start` is in the page cache; True where the kernel cannot tell."""
-    end = min(start + _WINDOW, size)
-    step = max((end - start) // _PROBES, _PAGE)
-    byte = bytearray(1)
-    # From the end: what the kernel reads ahead of one probe must not answer the next.
-    for offset in reversed(range(start, end, step)):
-        try:
-            os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            continue
-        except OSError:
-            return True
-        return True
-    return False
-
-
-def _drop(descriptor: int, start: int, length: int) -> None:
-    with suppress(OSError):
-        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _buffer() -> memoryview:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,3 +129,44 @@ def make_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], HandMad
         return HandMadeCache(root / "hub", StateDir(root / "state"))
 
     return make
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that other users can reach; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="hfassets-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[Callable[[], Any]], Any]:
+    """Call a function as the user nobody, in a forked process; gives what it returns, as JSON can carry it.
+
+    Forked, not executed: the interpreter may lie where nobody may look.
+    """
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+
+    def call(function: Callable[[], Any]) -> Any:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                answer = {"value": function()}
+            except BaseException as error:
+                answer = {"error": repr(error)}
+            os.write(writing, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            told = json.loads(pipe.read())
+        os.waitpid(child, 0)
+        assert "error" not in told, told["error"]
+        return told["value"]
+
+    return call
