@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,3 +268,26 @@ def test_a_catalog_says_where_things_are_when_there_is_one(run: Run, tmp_path: P
         "warning: catalog.yaml:1 storage.state_dri: unknown key"
         in run("verify", "--cache-dir", "hub", "--state-dir", tmp_path / "other").stderr
     )
+
+
+def test_a_killed_download_fetches_only_the_rest(run: Run, hub_env: ClientEnvironment) -> None:
+    """kill -9 in the middle of a large file, run again: what the server sent in all is the file and a little more."""
+    data = b"".join(b'{"id": %d, "text": "%s"}\n' % (number, b"x" * 1000) for number in range(40_000))
+    hub_env.hub.add_repo("someone/large", {"data.jsonl": data})
+    hub_env.hub.set_faults(Fault("slow", rate=20e6, path="*data.jsonl"))
+    words = ("download", "--dataset-name", "someone/large", "--raw-only", "--files", "all")
+    command = [sys.executable, "-m", "hfassets.cli.main", "hub", *words]
+    with subprocess.Popen(command, env=hub_env.variables, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while hub_env.hub.bytes_sent("*data.jsonl") < len(data) / 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+    before = hub_env.hub.bytes_sent("*data.jsonl")
+    assert before < len(data)
+    result = document(run(*words, "--json"))
+    sent = hub_env.hub.bytes_sent("*data.jsonl")
+    assert len(data) <= sent < len(data) + 8_000_000
+    assert result["bytes_fetched"] < len(data) * 0.75
+    assert document(run("verify", "--full", "--json"))["bytes_proven"] >= len(data)
