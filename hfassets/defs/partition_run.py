@@ -1,9 +1,10 @@
 """One run over one or many partitions of an asset, told to Dagster partition by partition.
 
 Invariant: the latest materialisation and the latest evaluation of each check that Dagster knows of a partition are that
-partition's own. In a run over several partitions Dagster adds, for every key, one materialisation that carries the
-run's single data version and no metadata; so the step yields its result first and the true events afterwards, and a
-run in which a partition failed yields no result at all: it logs what succeeded and then fails, naming the rest.
+partition's own, and the evaluation names the materialisation it is about: one that does not counts as missing. In a run
+over several partitions Dagster adds, for every key, one materialisation that carries the run's single data version and
+no metadata; so the step yields its result first and the true events afterwards, and a run in which a partition failed
+yields no result at all: it logs what succeeded and then fails, naming the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from hfassets.errors import HfassetsError
 
@@ -76,13 +78,13 @@ def run_partitions(
     for key in keys:
         try:
             if only_checks:
-                _log_checks(context, asset, key, check(key))
+                yield from _checks(context, asset, key, check(key))
             else:
                 made[key] = make(key)
         except HfassetsError as error:
             failures[key] = error
             if isinstance(error, DamageFoundError):
-                _log_checks(context, asset, key, error.checks)
+                yield from _checks(context, asset, key, error.checks)
             context.log.error(f"{key}: {error}")
     if made and not failures:
         yield _result(asset, made)
@@ -90,7 +92,7 @@ def run_partitions(
         for key, outcome in made.items():
             context.log_event(_materialization(asset, key, outcome))
     for key, outcome in made.items():
-        _log_checks(context, asset, key, outcome.checks)
+        yield from _checks(context, asset, key, outcome.checks)
     if failures:
         raise _failure(failures, len(keys))
 
@@ -109,19 +111,39 @@ def _materialization(asset: dg.AssetKey, key: str, outcome: Outcome) -> dg.Asset
     return dg.AssetMaterialization(asset, partition=key, metadata=outcome.metadata, tags=tags)
 
 
-def _log_checks(context: dg.AssetExecutionContext, asset: dg.AssetKey, key: str, checks: Sequence[Check]) -> None:
+def _checks(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey, key: str, checks: Sequence[Check]
+) -> Iterator[dg.AssetCheckResult]:
+    """Tell what the checks of one partition gave; a result that is yielded can only speak for a run's one partition."""
     for check in checks:
-        context.log_event(
-            dg.AssetCheckEvaluation(
+        if context.has_partition_key and dg.AssetCheckKey(asset, check.name) in context.selected_asset_check_keys:
+            yield dg.AssetCheckResult(
                 asset_key=asset,
                 check_name=check.name,
                 passed=check.passed,
                 description=check.description or None,
                 metadata=check.metadata,
-                partition=key,
-                blocking=True,
             )
-        )
+        else:
+            context.log_event(_evaluation(context.instance, asset, key, check))
+
+
+def _evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str, check: Check) -> dg.AssetCheckEvaluation:
+    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    target = AssetCheckEvaluationTargetMaterializationData(
+        storage_id=records[0].storage_id, run_id=records[0].run_id, timestamp=records[0].timestamp
+    ) if records else None  # fmt: skip
+    return dg.AssetCheckEvaluation(
+        asset_key=asset,
+        check_name=check.name,
+        passed=check.passed,
+        description=check.description or None,
+        metadata=check.metadata,
+        target_materialization_data=target,
+        partition=key,
+        blocking=True,
+    )
 
 
 def _failure(failures: Mapping[str, HfassetsError], total: int) -> dg.Failure:

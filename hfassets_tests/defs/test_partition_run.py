@@ -4,8 +4,12 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecordStatus,
+    AssetCheckExecutionResolvedStatus,
+)
 
+from hfassets.defs.automation import house_condition
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.errors import HubError
 
@@ -73,12 +77,20 @@ def latest_check(instance: dg.DagsterInstance, key: str) -> bool | None:
     return None
 
 
+def checked(instance: dg.DagsterInstance, status: AssetCheckExecutionResolvedStatus) -> set[str]:
+    """The partitions whose check has this status for their latest materialisation, as UI and automation see them."""
+    partitions = dg.StaticPartitionsDefinition(KEYS)
+    subset = instance.event_log_storage.get_asset_check_state([(CHECK, partitions)])[CHECK].subsets[status]
+    return set(subset.subset_value.get_partition_keys())
+
+
 def test_latest_event_of_each_partition_is_its_own(instance: dg.DagsterInstance) -> None:
     """A run over three partitions leaves each with its own data version, metadata and check."""
     assert run(instance, KEYS[0], KEYS[2])
     for index, key in enumerate(KEYS[:3]):
         assert latest(instance, key) == (f"version-{key}", index)
         assert latest_check(instance, key) is True
+    assert checked(instance, AssetCheckExecutionResolvedStatus.SUCCEEDED) == set(KEYS[:3])
 
 
 def test_single_partition_has_version_metadata_and_check(instance: dg.DagsterInstance) -> None:
@@ -86,6 +98,7 @@ def test_single_partition_has_version_metadata_and_check(instance: dg.DagsterIns
     assert run(instance, KEYS[1], KEYS[1])
     assert latest(instance, KEYS[1]) == (f"version-{KEYS[1]}", 1)
     assert latest_check(instance, KEYS[1]) is True
+    assert checked(instance, AssetCheckExecutionResolvedStatus.SUCCEEDED) == {KEYS[1]}
 
 
 def test_failed_partitions_leave_the_others_done(instance: dg.DagsterInstance) -> None:
@@ -96,6 +109,8 @@ def test_failed_partitions_leave_the_others_done(instance: dg.DagsterInstance) -
     assert latest_check(instance, KEYS[4]) is False
     assert latest(instance, KEYS[5]) is None
     assert latest_check(instance, KEYS[5]) is None
+    assert checked(instance, AssetCheckExecutionResolvedStatus.SUCCEEDED) == {KEYS[3]}
+    assert checked(instance, AssetCheckExecutionResolvedStatus.FAILED) == {KEYS[4]}
 
 
 def test_run_of_checks_alone_makes_nothing(instance: dg.DagsterInstance) -> None:
@@ -108,3 +123,17 @@ def test_run_of_checks_alone_makes_nothing(instance: dg.DagsterInstance) -> None
     assert result.success
     assert latest(instance, KEYS[0]) is None
     assert latest_check(instance, KEYS[0]) is True
+
+
+def test_downstream_is_asked_for_where_the_checks_passed(instance: dg.DagsterInstance) -> None:
+    """The house condition asks for what hangs on partitions whose blocking check passed, and on no others."""
+
+    @dg.asset(deps=[ASSET], partitions_def=dg.StaticPartitionsDefinition(KEYS), automation_condition=house_condition())
+    def below() -> None: ...
+
+    assert run(instance, KEYS[0], KEYS[1])
+    assert run(instance, KEYS[2], KEYS[2])
+    assert not run(instance, KEYS[3], KEYS[5])
+    definitions = dg.Definitions.merge(toy_definitions(3), dg.Definitions(assets=[below]))
+    result = dg.evaluate_automation_conditions(definitions, instance)
+    assert result.get_requested_partitions(dg.AssetKey("below")) == set(KEYS[:4])

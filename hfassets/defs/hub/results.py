@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ from hfassets.report.tables import build_table
 from hfassets.report.units import format_bytes, format_seconds
 
 MOST_FAULTS = 50
+LONGEST_TYPE = 100
+# `Value('string')` → `string`.
+_PLAIN = re.compile(r"\bValue\('([^']+)'\)")
 
 
 def of_snapshot(taken: TakenSnapshot, waits: Sequence[Wait]) -> Outcome:
@@ -47,11 +53,8 @@ def of_snapshot(taken: TakenSnapshot, waits: Sequence[Wait]) -> Outcome:
     if len(taken.files) > 1:
         picture = histogram([file.size for file in taken.files], title="Sizes of the files", unit="B")
         metadata["file sizes"] = dg.MetadataValue.md(markdown_image(picture, "histogram of file sizes"))
-    return Outcome(
-        taken.fingerprint,
-        metadata,
-        [Check(checks.COMPLETE, True, metadata={"files": len(taken.files), "bytes": taken.size})],
-    )
+    described = f"{len(taken.files):,} files, {format_bytes(taken.size)}"
+    return Outcome(taken.fingerprint, metadata, [Check(checks.COMPLETE, True, described)])
 
 
 def of_proof(proof: SnapshotProof) -> Outcome:
@@ -67,7 +70,8 @@ def of_proof(proof: SnapshotProof) -> Outcome:
         "seconds": report.seconds,
         "fingerprint": proof.fingerprint,
     }
-    return Outcome(proof.fingerprint, metadata, [Check(checks.BLOBS_INTACT, True, metadata={"files": proof.files})])
+    described = f"{proof.files:,} files, {format_bytes(proof.size)}"
+    return Outcome(proof.fingerprint, metadata, [Check(checks.BLOBS_INTACT, True, described)])
 
 
 def snapshot_damage(proof: SnapshotProof) -> DamageFoundError:
@@ -102,6 +106,8 @@ def of_prepared(made: PreparedDataset, declared: Mapping[str, int]) -> Outcome:
     metadata = {
         "dagster/row_count": rows,
         "dagster/uri": made.folder.as_uri(),
+        "dagster/column_schema": _columns(made.features),
+        "load it with": dg.MetadataValue.text(made.load_call),
         "commit": made.commit,
         "splits": dg.MetadataValue.md(splits.markdown()),
         "rows of each split": dg.MetadataValue.md(markdown_image(picture, "bar chart of rows")),
@@ -109,7 +115,6 @@ def of_prepared(made: PreparedDataset, declared: Mapping[str, int]) -> Outcome:
         "files": len(made.files),
         "bytes": made.size,
         "size": format_bytes(made.size),
-        "load it with": dg.MetadataValue.text(made.load_call),
         "seconds": made.seconds,
         "fingerprint": made.fingerprint,
     }
@@ -117,10 +122,26 @@ def of_prepared(made: PreparedDataset, declared: Mapping[str, int]) -> Outcome:
            if made.splits.get(split) != count]  # fmt: skip
     described = "; ".join(off) or ("as declared" if declared else "the card declares no rows")
     outcomes = [
-        Check(checks.FILES_INTACT, True, metadata={"files": len(made.files)}),
-        Check(checks.ROWS_AS_DECLARED, not off, described, {"rows": rows}),
+        Check(checks.FILES_INTACT, True, f"{len(made.files):,} files, {format_bytes(made.size)}"),
+        Check(checks.ROWS_AS_DECLARED, not off, f"{rows:,} rows; {described}"),
     ]
     return Outcome(made.fingerprint, metadata, outcomes)
+
+
+def _columns(features: str) -> dg.TableSchema:
+    """The columns as Dagster shows them, from what `datasets` prints (a dict of constructor calls), if it is that."""
+    try:
+        printed = ast.parse(features, mode="eval").body
+    except SyntaxError:
+        return dg.TableSchema([])
+    pairs = zip(printed.keys, printed.values, strict=True) if isinstance(printed, ast.Dict) else ()
+    return dg.TableSchema(
+        [
+            dg.TableColumn(str(name.value), textwrap.shorten(_PLAIN.sub(r"\1", ast.unparse(kind)), LONGEST_TYPE))
+            for name, kind in pairs
+            if isinstance(name, ast.Constant)
+        ]
+    )
 
 
 def of_sweep(report: VerifyReport) -> dg.AssetCheckResult:
