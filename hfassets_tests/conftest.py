@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from hfassets.demo.hub_server import SampleHub
+from hfassets_tests.service import service
+
+__all__ = ["service"]
 
 # Names that would lead a test to a real service, or lend it somebody's rights.
 LEAKING = (

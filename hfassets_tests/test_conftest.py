@@ -42,6 +42,7 @@ def test_skips_fail_in_ci_and_nothing_leaks(tmp_path, ci, summary):
     for name, code in TESTS.items():
         (tmp_path / name).write_text("\n".join(line[8:] for line in code.splitlines()))
     env = {**os.environ, "CI": ci, "HF_TOKEN": "hf_secret", "HTTPS_PROXY": "http://127.0.0.1:1"}
+    env["PYTHONPATH"] = str(Path(__file__).parents[1])
     words = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert summary in done.stdout

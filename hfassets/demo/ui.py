@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -37,19 +38,29 @@ def main(arguments: list[str] | None = None) -> int:
     with SampleHub(home.hub) as hub:
         home.create(hub.url)
         home.synchronise()
-        port = _free_port(options.port)
         try:
-            with services(home, port) as servers:
-                print(f"\nDagster is at http://{HOST}:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201
-                return _watch(servers)
+            with services(home, options.port) as deployment:
+                print(f"\nDagster is at {deployment.url} (Ctrl-C ends it)", flush=True)  # noqa: T201
+                return _watch(deployment.processes)
         except KeyboardInterrupt:
             return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Running servers: `code server`, `web server` (at `url`) and `daemon`."""
+
+    url: str
+    processes: dict[str, subprocess.Popen[bytes]]
+
+
 @contextmanager
-def services(home: DemoHome, port: int) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """The three servers of a Dagster deployment, up and answering; ended on the way out."""
-    code_port = _free_port(0)
+def services(home: DemoHome, port: int = 0) -> Iterator[Deployment]:
+    """The three servers of a Dagster deployment, up and answering; ended on the way out.
+
+    The web server is at `port`, or at a free one when that is taken or 0.
+    """
+    port, code_port = _free_port(port), _free_port(0)
     workspace = home.dagster / "workspace.yaml"
     workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: hfassets}}\n")
     logs = home.root / "logs"
@@ -74,9 +85,9 @@ def services(home: DemoHome, port: int) -> Iterator[dict[str, subprocess.Popen[b
             "webserver",
             [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)],
         )
-        servers["daemon"] = start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
         _wait("web server", servers["web server"], lambda: _answers(port), logs)
-        yield servers
+        servers["daemon"] = start("daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)])
+        yield Deployment(f"http://{HOST}:{port}", servers)
 
 
 def _watch(servers: dict[str, subprocess.Popen[bytes]]) -> int:
