@@ -114,8 +114,10 @@ def main() -> None:
         (folder / "server").mkdir()
         url = serve(folder / "server", options.large, options.megabytes, options.small, stack)
         times: dict[str, list[float]] = {"hfassets": [], "huggingface_hub": []}
+        order = [("huggingface_hub", THEIRS), ("hfassets", OURS)]
         for _ in range(options.rounds):
-            for name, code in (("huggingface_hub", THEIRS), ("hfassets", OURS)):
+            order.reverse()  # neither always comes after the other
+            for name, code in order:
                 times[name].append(run(code, folder / "run", options.workers, url))
                 time.sleep(0.2)
     print(f"{size / 1e9:.2f} GB: {options.large} x {options.megabytes} MB + {options.small} x 20 kB; "

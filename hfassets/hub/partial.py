@@ -25,7 +25,6 @@ from hfassets.hub.plan import partial_path
 
 _PRIVATE = re.compile(r"^(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.[0-9a-f]{8}\.incomplete$")
 _SHARED = re.compile(r"^(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.incomplete$")
-_WRITE_BACK_EVERY = 16 * 1000 * 1000
 _ABANDONED_AFTER_S = 3600.0
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
@@ -37,7 +36,6 @@ class Partial:
 
     path: Path
     descriptor: int
-    _written_out: int = -1
 
     @property
     def size(self) -> int:
@@ -46,22 +44,14 @@ class Partial:
 
     def write(self, data: bytes, position: int) -> None:
         """Write all of `data` at a position."""
-        if self._written_out < 0:
-            self._written_out = position
         view = memoryview(data)
         while view:
             written = os.pwrite(self.descriptor, view, position)
             view, position = view[written:], position + written
-        fresh = position - self._written_out
-        if fresh >= _WRITE_BACK_EVERY:
-            # Linux starts to write these pages out, without waiting: the fsync at the end then finds little to do.
-            os.posix_fadvise(self.descriptor, self._written_out, fresh, os.POSIX_FADV_DONTNEED)
-            self._written_out = position
 
     def clear(self) -> None:
         """Start over."""
         os.ftruncate(self.descriptor, 0)
-        self._written_out = -1
 
     def publish(self, blob: Path) -> None:
         """Make the content durable and give it its final name, over whatever was there."""

@@ -198,6 +198,7 @@ def _fetch_all(
     commit = plan.listing.commit
     count = ByteCount(f"download {repo.repo_id}", sum(file.size for file in plan.blobs), progress)
     stopped = threading.Event()
+    slots = threading.BoundedSemaphore(max(1, workers))
 
     def on_bytes(size: int) -> None:
         if stopped.is_set():
@@ -214,8 +215,9 @@ def _fetch_all(
             return
         try:
             fetched = fetch_blob(
-                client, repo, commit, file, memory, transfer=transfer, force=plan.force, on_bytes=on_bytes
-            )
+                client, repo, commit, file, memory,
+                transfer=transfer, force=plan.force, on_bytes=on_bytes, slots=slots,
+            )  # fmt: skip
             placed = {place_link(repo, commit, path, file.etag).parent for path in paths[file.etag]}
         except (HfassetsError, OSError) as error:
             outcome.failed(name, error)
@@ -227,13 +229,14 @@ def _fetch_all(
 
     for file in plan.damaged:
         progress(Note(f"{file.path}: what the cache held was damaged; fetching it again", "warning"))
-    _run_all(one, sorted(plan.blobs, key=lambda file: (-file.size, file.path)), workers, stopped)
+    ordered = sorted(plan.blobs, key=lambda file: (-file.size, file.path))
+    _run_all(one, ordered, 2 * max(1, workers), stopped)  # half of them fetch, half make durable what has come
     count.finish()
 
 
 def _run_all(work: Callable[[RepoFile], None], files: list[RepoFile], workers: int, stopped: threading.Event) -> None:
     """Run `work` for each file on threads; what it raises (a defect, or an interrupt of ours) stops the others."""
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="hub") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="hub") as pool:
         futures: list[Future[None]] = [pool.submit(work, file) for file in files]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,11 +26,14 @@ from hfassets.hub.refusals import one_line
 from hfassets.hub.session import BodyCutError, HubClient, read_body
 
 TRANSFERS = ("http", "hf_transfer", "xet")
-CHUNK = 1 << 20
+# Larger buffers cost more in fresh pages than they save in calls.
+CHUNK = 1 << 18
 
 _HF_TRANSFER_MIN = 20 * 1000 * 1000
 _HF_TRANSFER_CHUNK = 10 * 1024 * 1024
 _HF_TRANSFER = "import json, sys, hf_transfer; hf_transfer.download(**json.load(sys.stdin))"
+
+_FREE: AbstractContextManager[object] = nullcontext()
 
 OnBytes = Callable[[int], None]
 
@@ -66,9 +70,11 @@ def fetch_blob(
     transfer: str = "http",
     force: bool = False,
     on_bytes: OnBytes = lambda _: None,
+    slots: AbstractContextManager[object] = _FREE,
 ) -> FetchedBlob:
     """Put the blob of `file` in place unless a proven one is there (with `force`, over it).
 
+    `slots` (a semaphore) is held while bytes come in, not while they are made durable: others fetch meanwhile.
     Raises HubError when the Hub does not give the file, IntegrityError when it gives wrong bytes twice.
     """
     blob = repo.blob(file.etag)
@@ -79,7 +85,8 @@ def fetch_blob(
         blob.unlink(missing_ok=True)  # damaged, or a link to nothing: nobody should load it meanwhile
     job = _Job(client, repo, commit, file, on_bytes)
     if transfer == "xet":
-        return _fetch_xet(job, blob, memory)
+        with slots:
+            return _fetch_xet(job, blob, memory)
     by_hf_transfer = transfer == "hf_transfer" and file.size > _HF_TRANSFER_MIN
     receive = _receive_hf_transfer if by_hf_transfer else _receive_http
     with open_partial(repo, file.etag, private=by_hf_transfer) as partial:
@@ -87,7 +94,8 @@ def fetch_blob(
             partial.clear()
         second = ""
         for _ in range(2):
-            got = receive(job, partial)
+            with slots:
+                got = receive(job, partial)
             if got == file.etag:
                 _publish(partial, blob, file, memory, force)
                 return FetchedBlob(job.received, second)
