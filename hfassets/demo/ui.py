@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=3000, help="port of the web UI (default: 3000, else a free one)")
     options = parser.parse_args(arguments)
     home = DemoHome(options.home.absolute())
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Also SIGINT: a shell starts background jobs with it ignored, and our servers would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with SampleHub(home.hub) as hub:
         home.create(hub.url)
         home.synchronise()
