@@ -126,7 +126,7 @@ def main() -> int:
         bare = seconds(LOAD.format(module="bare"), home.root)
         ledger = StateDir(home.root / "data" / ".hfassets").ledger("verified_hub_cache")
         for key in keys:
-            record_intact(ledger, key, 10**9)
+            record_intact(ledger, key, COMMIT, 10**9)
         tick, repair = (seconds(TICK.format(sensor=sensor), home.root) for sensor in ("reverify", "repair"))
         page = page_seconds(home, options.port)
     rows = [

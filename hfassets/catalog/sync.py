@@ -21,6 +21,7 @@ from hfassets.hub.configs import METADATA_FILES
 from hfassets.hub.hashing import new_hash
 from hfassets.hub.listing import Listing, RepoFile
 from hfassets.progress import Progress, ProgressCallback, silent
+from hfassets.report.units import counted
 
 WORKERS = 8
 
@@ -66,7 +67,7 @@ class Change:
         if self.after is None:
             return f"{what}: removed, no entry of the catalog names it"
         if self.before is None:
-            return f"{what}: pinned at {self.after.commit[:12]}, {len(self.after.configs)} configs"
+            return f"{what}: pinned at {self.after.commit[:12]}, {counted(len(self.after.configs), 'config')}"
         old, new = set(self.before.configs), set(self.after.configs)
         moved = f"{what}: {self.before.commit[:12]} -> {self.after.commit[:12]}"
         added = "".join(f", +{name}" for name in sorted(new - old))

@@ -58,6 +58,11 @@ class Location:
         return tuple(self._by_key)
 
     @cached_property
+    def commits(self) -> Mapping[str, str]:
+        """The pinned commit of each partition that the catalog has now."""
+        return {key: partition.commit for key, partition in self._by_key.items() if not partition.retired}
+
+    @cached_property
     def dataset_configs(self) -> dg.StaticPartitionsDefinition:
         """The one partitions definition of the hub chain."""
         return dg.StaticPartitionsDefinition(list(self.keys))

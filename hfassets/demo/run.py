@@ -8,7 +8,6 @@ What is made already is recognised by its manifest, so a second run takes second
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
 from hfassets.demo.home import DemoHome
 from hfassets.demo.hub_server import SampleHub
@@ -28,6 +29,8 @@ from hfassets.storage import StateDir, read_manifest
 if TYPE_CHECKING:
     import dagster as dg
 
+# The runs' events are in Dagster; on the terminal they would bury the table.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _COMMIT = re.compile(r"([0-9a-f]{8})[0-9a-f]{32}")
 
 
@@ -63,28 +66,37 @@ def materialise_all(home: DemoHome) -> int:
     from hfassets.definitions import defs, location
     from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
 
-    logging.getLogger("dagster").setLevel(logging.ERROR)
     started = time.monotonic()
     chain = [SNAPSHOT, VERIFIED, PREPARED]
     job = defs.resolve_implicit_global_asset_job_def()
     console = Console(width=None if sys.stdout.isatty() else 160)
-    failed = []
+    failed: dict[str, str] = {}
+
+    def note(line: str, status: Status) -> None:
+        status.update(line)
+        if not console.is_terminal:
+            console.print(line)
+
     with dg.DagsterInstance.get() as instance:
         with console.status("") as status:
             for key in location.keys:
                 if _is_made(instance, location.state, key):
                     continue
-                status.update(f"materialising {key}")
+                note(f"materialising {key}", status)
                 result = job.execute_in_process(
-                    instance=instance, asset_selection=chain, partition_key=key, raise_on_error=False
+                    instance=instance,
+                    asset_selection=chain,
+                    partition_key=key,
+                    run_config=QUIET,
+                    raise_on_error=False,
                 )
-                failed += [] if result.success else [key]
-            status.update("taking the inventory of the cache")
-            sweep = {"ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
+                failed |= _failure(key, result)
+            note("taking the inventory of the cache", status)
+            sweep = {**QUIET, "ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
             result = job.execute_in_process(
                 instance=instance, asset_selection=[INVENTORY], run_config=sweep, raise_on_error=False
             )
-            failed += [] if result.success else [INVENTORY.to_user_string()]
+            failed |= _failure(INVENTORY.to_user_string(), result)
         rows = [row for asset in chain for row in _rows(home, instance, asset, location.keys)]
         rows += _rows(home, instance, INVENTORY, [None])
     columns = ["asset", "partition", "rows>", "size>", "checks", "where"]
@@ -92,9 +104,18 @@ def materialise_all(home: DemoHome) -> int:
         build_table(columns, [(r.asset, r.partition, r.rows, r.size, r.checks, r.where) for r in rows]).rich()
     )
     console.print(f"\nmade in {format_seconds(time.monotonic() - started)}, in {home.root}; `make ui` shows it")
-    for key in failed:
-        console.print(f"failed: {key}", style="red")
+    for name, reason in failed.items():
+        console.print(Text(f"failed: {name}: {reason}", style="red"))
     return 1 if failed else 0
+
+
+def _failure(name: str, result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """The reason by name when the run failed, else nothing."""
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    reasons = [
+        data.user_failure_data.description if data.user_failure_data else data.error_display_string for data in failures
+    ]
+    return {} if result.success else {name: str(reasons[0] if reasons else "the run failed before its first step")}
 
 
 def _is_made(instance: dg.DagsterInstance, state: StateDir, key: str) -> bool:

@@ -62,13 +62,13 @@ def prove_snapshot(
     memory.save()
     moved = QuarantineResult()
     if report.intact:
-        record_intact(ledger, key, listing.total_bytes)
+        record_intact(ledger, key, commit, listing.total_bytes)
     else:
         if not report.purged:
             moved = quarantine(state, report.faults, progress)
         damaged = {fault.path for fault in report.faults}
         lost = sum(file.size for file in listing.files if file.path in damaged)
-        record_damage(ledger, key, listing.total_bytes, report.damage, lost, purged=bool(report.purged))
+        record_damage(ledger, key, commit, listing.total_bytes, report.damage, lost, purged=bool(report.purged))
     return SnapshotProof(
         manifest.fingerprint, repo.snapshot(commit), len(listing.files), listing.total_bytes, report, moved
     )
@@ -94,9 +94,9 @@ def prove_prepared(
         done += file.size
         progress(Progress(f"{key}: hashing", done, prepared.size, "B"))
     if damage:
-        record_damage(ledger, key, prepared.size, damage, lost, purged=False)
+        record_damage(ledger, key, prepared.commit, prepared.size, damage, lost, purged=False)
     else:
-        record_intact(ledger, key, prepared.size)
+        record_intact(ledger, key, prepared.commit, prepared.size)
     return tuple(lines)
 
 

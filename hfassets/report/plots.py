@@ -69,9 +69,12 @@ def histogram(values: Sequence[float], *, title: str, unit: str, of: str = "file
     return _png(figure)
 
 
-def bar_chart(amounts: Mapping[str, float], *, title: str, unit: str) -> bytes:
-    """PNG of one horizontal bar a name, largest first, each with its amount; the smallest of many are summed up."""
-    ranked = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
+def bar_chart(amounts: Mapping[str, float], *, title: str, unit: str, as_given: bool = False) -> bytes:
+    """PNG of one horizontal bar a name, each with its amount; the last of many are summed up.
+
+    Largest first, or in the order of `amounts` where that one means something (`as_given`).
+    """
+    ranked = list(amounts.items()) if as_given else sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
     if len(ranked) > MOST_BARS:
         rest = ranked[MOST_BARS - 1 :]
         ranked = [*ranked[: MOST_BARS - 1], (f"{len(rest)} others", sum(amount for _, amount in rest))]

@@ -12,10 +12,11 @@ from hfassets.storage import LedgerEntry
 pytestmark = pytest.mark.unit
 
 KEYS = st.sampled_from([f"repo:{letter}" for letter in "abcdefgh"])
-INTACT = st.builds(LedgerEntry, verified_at=st.floats(0, 1000), size=st.integers(0, 10**12))
+INTACT = st.builds(LedgerEntry, verified_at=st.floats(0, 1000), version=st.just("v"), size=st.integers(0, 10**12))
 DAMAGED = st.builds(
     LedgerEntry,
     verified_at=st.floats(0, 1000),
+    version=st.just("v"),
     size=st.integers(0, 10**12),
     damage=st.lists(st.sampled_from(["x 0", "y 1", "z 2"]), min_size=1, unique=True).map(lambda d: tuple(sorted(d))),
     damage_size=st.integers(0, 10**12),
@@ -66,8 +67,8 @@ def test_an_incident_is_repaired_three_times_at_most(entry: LedgerEntry, unfinis
 
 def test_new_damage_is_a_new_incident() -> None:
     """Other files damaged after a stop get attempts of their own; what is intact again is forgotten."""
-    old, new = LedgerEntry(1.0, 9, ("x 0",), 1, 5.0), LedgerEntry(2.0, 9, ("x 0", "y 1"), 2, 5.0)
+    old, new = LedgerEntry(1.0, "v", 9, ("x 0",), 1, 5.0), LedgerEntry(2.0, "v", 9, ("x 0", "y 1"), 2, 5.0)
     stopped = {"k": Incident(old.damage_hash, MAX_REPAIRS, stopped=True)}
     assert not plan_repairs([("k", old)], stopped, frozenset(), DailyBudget(None)).requests
     assert plan_repairs([("k", new)], stopped, frozenset(), DailyBudget(None)).requests["k"].attempts == 1
-    assert not plan_repairs([("k", LedgerEntry(3.0, 9))], stopped, frozenset(), DailyBudget(None)).incidents
+    assert not plan_repairs([("k", LedgerEntry(3.0, "v", 9))], stopped, frozenset(), DailyBudget(None)).incidents

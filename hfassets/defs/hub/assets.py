@@ -29,7 +29,7 @@ from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared,
 from hfassets.hub.prove import declared_rows, prove_prepared, prove_snapshot
 from hfassets.hub.session import HubClient, hub_options
 from hfassets.hub.verify import verify_cache
-from hfassets.storage import read_entry
+from hfassets.storage import read_entries
 
 
 class SnapshotConfig(dg.Config):
@@ -81,11 +81,11 @@ def build_assets(location: Location) -> list[dg.AssetsDefinition]:
 def verifiables(location: Location) -> list[Verifiable]:
     """What the re-verification and repair sensors watch of the hub group."""
     return [
-        Verifiable(VERIFIED, _ledger(location, VERIFIED), location.keys, repair=(SNAPSHOT, VERIFIED)),
+        Verifiable(VERIFIED, _ledger(location, VERIFIED), location.commits, repair=(SNAPSHOT, VERIFIED)),
         Verifiable(
             PREPARED,
             _ledger(location, PREPARED),
-            location.keys,
+            location.commits,
             repair=(PREPARED,),
             run_config={"ops": {PREPARED.to_python_identifier(): {"config": {"verify": True}}}},
         ),
@@ -273,12 +273,12 @@ def prepared_dataset(location: Location) -> dg.AssetsDefinition:
                 )
 
         def make(key: str) -> Outcome:
-            known = read_entry(ledger, key)
+            partition = location.partition(key)
+            known = dict(read_entries(ledger, {key: partition.commit}))[key]
             damaged = known is not None and bool(known.damage)
             made = prepare(request(key, force=config.force or damaged), progress)
             if config.verify or damaged or known is None or not made.reused:
                 proven(made, key)
-            partition = location.partition(key)
             repo = RepoCache(location.hub_cache, partition.dataset.repo)
             return results.of_prepared(made, declared_rows(repo, partition.commit, partition.config))
 

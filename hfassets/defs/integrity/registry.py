@@ -14,12 +14,14 @@ import dagster as dg
 class Verifiable:
     """An asset whose runs prove what lies on disk and write the ledger.
 
+    `versions` maps each partition to the version that the catalog wants now (a pinned commit): what was verified at
+    another one is neither verified nor repaired, it waits to be made anew.
     `repair` is what a repair run selects: what fetches anew, and the asset itself, which proves it again. `run_config`
     is what makes a run of the asset prove what it would otherwise trust.
     """
 
     asset: dg.AssetKey
     ledger: Path
-    partitions: tuple[str, ...]
+    versions: Mapping[str, str]
     repair: tuple[dg.AssetKey, ...]
     run_config: Mapping[str, Any] = field(default_factory=dict)

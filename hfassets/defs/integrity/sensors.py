@@ -47,7 +47,7 @@ def reverification_sensor(location: Location, verifiables: Sequence[Verifiable])
         requests = []
         for verifiable in verifiables:
             due = due_for_verification(
-                read_entries(verifiable.ledger, verifiable.partitions),
+                read_entries(verifiable.ledger, verifiable.versions),
                 now=time.time(),
                 every=settings.reverify_every_days * DAY,
                 most=settings.reverify_max_partitions_per_tick,
@@ -88,7 +88,7 @@ def repair_sensor(location: Location, verifiables: Sequence[Verifiable]) -> dg.S
             name = verifiable.asset.to_user_string()
             known = {key: Incident(**value) for key, value in cursor.get(name, {}).items()}
             plan = plan_repairs(
-                read_entries(verifiable.ledger, verifiable.partitions),
+                read_entries(verifiable.ledger, verifiable.versions),
                 known,
                 _unfinished(context.instance, known),
                 budget,
