@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--small", type=int, default=20_000, help="number of small files")
     parser.add_argument("--small-bytes", type=int, default=20_000, help="size of a small file")
     parser.add_argument("--remembered", type=int, default=100_000, help="number of files already verified")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the best counts")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the best counts")
     parser.add_argument("--folder", type=Path, help="where to make the files (default: the temporary folder)")
     options = parser.parse_args()
     count, size = (int(word) for word in options.big.split("x"))

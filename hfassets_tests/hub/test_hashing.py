@@ -68,9 +68,10 @@ def test_unknown_algorithm_is_refused() -> None:
 
 @pytest.fixture(params=["new kernel", "older kernel"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reads of Linux 6.14, and as if the kernel had none."""
+    """With the calls of Linux 6.5 and 6.14, and as if the kernel had none of them."""
     if request.param == "older kernel":
         monkeypatch.setattr(pagecache, "_RWF_DONTCACHE", 1 << 30)
+        monkeypatch.setattr(pagecache, "_SYS_CACHESTAT", 1 << 20)
 
 
 @pytest.mark.usefixtures("kernel")
