@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
 PACKAGES := openssl util-linux git chromium
+COMMANDS := openssl setpriv git chromium
 
 .PHONY: demo ui test drills lint bench wheels clean
 
@@ -52,7 +53,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 # The tests of the web UI and of permissions need these; as an ordinary user they are left to the administrator and
 # the tests that miss one say so.
 $(VENV)/.packages: | $(BIN)/python
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+	for command in $(COMMANDS); do command -v $$command >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
 	fi
 	touch $@
