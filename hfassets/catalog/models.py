@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ from pydantic import (
 from hfassets.errors import HubError
 from hfassets.hub.layout import default_datasets_cache, default_hub_cache
 from hfassets.hub.names import check_repo_id, check_revision
+from hfassets.slurm.errors import ResourceError
+from hfassets.slurm.resources import parse_resources
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_NAME = 200
@@ -194,11 +197,28 @@ class VerifySettings(Model):
     reverify_max_partitions_per_tick: int = Field(default=20, ge=1, le=10_000)
 
 
+def _slurm_fields(value: Any) -> dict[str, str]:
+    """A request of SLURM resources as written, once it is known to be one."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of fields like {cpus: 8, memory: 32G, time: 12:00:00}")
+    fields = {str(name): str(text) for name, text in value.items()}
+    try:
+        parse_resources({name: text for name, text in fields.items() if name != "profile"}, "")
+    except ResourceError as error:
+        raise ValueError(f"cannot be asked of SLURM: {error}") from None
+    return fields
+
+
+SlurmFields = Annotated[Mapping[str, str], BeforeValidator(_slurm_fields)]
+HeavyAsset = Literal["prepared_dataset"]
+
+
 class Dataset(Model):
     """One dataset of the Hub. No `configs` = all that were detected at `hfassets catalog sync`.
 
     `files`: `config` takes the files of a config only, `all` the whole repo for each (rows that point at files).
-    `max_bytes` bounds what one partition may fetch. `token_env` is the name of an environment variable.
+    `max_bytes` bounds what one partition may fetch. `token_env` is the name of an environment variable. `slurm`: what
+    its heavy runs ask of SLURM, over what the catalog's `slurm` section says for the asset.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -216,6 +236,7 @@ class Dataset(Model):
     partitions_per_run: int = Field(default=1, ge=1, le=10_000)
     token_env: Annotated[str, AfterValidator(_variable)] | None = None
     num_proc: int | None = Field(default=None, ge=1, le=4096)
+    slurm: SlurmFields = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -229,6 +250,7 @@ class Catalog(Model):
     storage: Storage
     hub: HubSettings
     verify: VerifySettings
+    slurm: Mapping[HeavyAsset, SlurmFields] = {}
     datasets: tuple[Dataset, ...] = ()
 
     @model_validator(mode="before")

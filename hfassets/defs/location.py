@@ -72,6 +72,16 @@ class Location:
         """The largest that any dataset asks for: a backfill policy holds for a whole asset."""
         return max((dataset.partitions_per_run for dataset in self.catalog.datasets), default=1)
 
+    @property
+    def heavy_backfill_policy(self) -> dg.BackfillPolicy | None:
+        """The policy of heavy assets: as many partitions a run as others, less one, and never the same policy.
+
+        A backfill puts assets with one policy into one run; a heavy one is to share none with what needs the network,
+        which compute nodes may not have. No policy at all means one partition a run.
+        """
+        each = self.partitions_per_run
+        return dg.BackfillPolicy.multi_run(each - 1) if each > 1 else None
+
     def partition(self, key: str) -> DatasetPartition:
         """What a partition key stands for, removed from the catalog or not: a backfill that targets it goes on.
 

@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -50,21 +51,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Running servers: `code server`, `web server` (at `url`) and `daemon`."""
+    """Running servers: `code server` (one a location), `web server` (at `url`) and `daemon`."""
 
     url: str
     processes: dict[str, subprocess.Popen[bytes]]
 
 
-@contextmanager
-def services(home: DemoHome, port: int = 0) -> Iterator[Deployment]:
-    """The three servers of a Dagster deployment, up and answering; ended on the way out.
+LOCATIONS = {"hfassets": "hfassets.definitions"}
 
-    The web server is at `port`, or at a free one when that is taken or 0.
+
+@contextmanager
+def services(home: DemoHome, port: int = 0, locations: Mapping[str, str] = LOCATIONS) -> Iterator[Deployment]:
+    """The servers of a Dagster deployment, up and answering; ended on the way out.
+
+    The web server is at `port`, or at a free one when that is taken or 0; each of `locations` (name → module) has a
+    code server of its own.
     """
-    port, code_port = _free_port(port), _free_port(0)
+    port = _free_port(port)
+    ports = {name: _free_port(0) for name in locations}
     workspace = home.dagster / "workspace.yaml"
-    workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: hfassets}}\n")
+    servers_of = (f"{{host: {HOST}, port: {number}, location_name: {name}}}" for name, number in ports.items())
+    workspace.write_text("load_from:\n" + "".join(f"  - grpc_server: {server}\n" for server in servers_of))
     logs = home.root / "logs"
     logs.mkdir(exist_ok=True)
     dagster = [sys.executable, "-m", "dagster"]
@@ -76,13 +83,14 @@ def services(home: DemoHome, port: int = 0) -> Iterator[Deployment]:
             stack.callback(_end, process)
             return process
 
-        servers = {
-            "code server": start(
-                "code-server",
-                [*dagster, "code-server", "start", "-m", "hfassets.definitions", "-h", HOST, "-p", str(code_port)],
-            )
-        }
-        _wait("code server", servers["code server"], lambda: _accepts(code_port), logs)
+        servers = {}
+        for name, module in locations.items():
+            server = "code server" if len(servers) == 0 else f"code server {name}"
+            address = ["-h", HOST, "-p", str(ports[name])]
+            command = [*dagster, "code-server", "start", "-m", module, *address]
+            servers[server] = start(server.replace(" ", "-"), command)
+            # One after the other: the first makes the tables of a new instance, and two at once would collide.
+            _wait(server, servers[server], partial(_accepts, ports[name]), logs)
         servers["web server"] = start(
             "webserver",
             [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)],

@@ -1,6 +1,6 @@
 """Dagster runs as SLURM jobs: a run launcher, its reconciler, and what they are made of. Usable without the rest.
 
-    run_launcher: {module: hfassets.slurm, class: SlurmRunLauncher, config: {…}}
+run_launcher: {module: hfassets.slurm, class: SlurmRunLauncher, config: {…}}
 """
 
 from __future__ import annotations

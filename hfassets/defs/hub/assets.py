@@ -1,15 +1,18 @@
 """The hub chain as assets: thin over `hfassets.hub`, one partition a dataset config."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from hfassets.catalog.slurm_request import slurm_request
 from hfassets.defs.automation import house_condition
 from hfassets.defs.hub import checks, results
 from hfassets.defs.hub.partitions import (
     GROUP,
+    HEAVY_POOL,
     HUB_POOL,
     INVENTORY,
     LOCAL_POOL,
@@ -29,6 +32,7 @@ from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared,
 from hfassets.hub.prove import declared_rows, prove_prepared, prove_snapshot
 from hfassets.hub.session import HubClient, hub_options
 from hfassets.hub.verify import verify_cache
+from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
 from hfassets.storage import read_entries
 
 
@@ -108,7 +112,14 @@ def _ledger(location: Location, asset: dg.AssetKey) -> Path:
     return location.state.ledger(asset.to_user_string())
 
 
-def _spec(location: Location, key: dg.AssetKey, description: str, kinds: set[str], *deps: dg.AssetKey) -> dg.AssetSpec:
+def _spec(
+    location: Location,
+    key: dg.AssetKey,
+    description: str,
+    kinds: set[str],
+    *deps: dg.AssetKey,
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.AssetSpec:
     return dg.AssetSpec(
         key,
         deps=list(deps),
@@ -116,6 +127,7 @@ def _spec(location: Location, key: dg.AssetKey, description: str, kinds: set[str
         owners=OWNERS,
         kinds={"huggingface", *kinds},
         description=description,
+        metadata=metadata,
         partitions_def=location.dataset_configs,
         automation_condition=house_condition(),
         skippable=True,
@@ -130,6 +142,7 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
         "Raw files of a dataset config at the pinned commit, each proven against the Hub's hash as it arrives. What the"
         " cache already holds intact is used; what is damaged is fetched again.",
         set(),
+        metadata={NETWORK_KEY: "hub"},
     )
 
     @dg.multi_asset(
@@ -236,15 +249,19 @@ def prepared_dataset(location: Location) -> dg.AssetsDefinition:
         "Arrow files in the `datasets` cache, where plain `load_dataset` finds them, online and offline.",
         {"arrow"},
         VERIFIED,
+        metadata={
+            REQUEST_KEY: slurm_request(location.catalog, PREPARED.to_user_string()),
+            MODE_KEY: "run",
+        },
     )
 
     @dg.multi_asset(
         name=PREPARED.to_python_identifier(),
         specs=[spec],
         check_specs=checks.specs(PREPARED, location.dataset_configs),
-        backfill_policy=dg.BackfillPolicy.multi_run(location.partitions_per_run),
+        backfill_policy=location.heavy_backfill_policy,
         can_subset=True,
-        pool=LOCAL_POOL,
+        pool=HEAVY_POOL,
     )
     def prepared(context: dg.AssetExecutionContext, config: PrepareConfig) -> RunEvents:
         progress = log_progress(context)

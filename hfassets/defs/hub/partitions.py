@@ -10,6 +10,7 @@ VERIFIED = dg.AssetKey("verified_hub_cache")
 PREPARED = dg.AssetKey("prepared_dataset")
 INVENTORY = dg.AssetKey("hub_cache_inventory")
 
-# Runs that talk to the Hub, and runs that read or write much on this host.
+# Runs that talk to the Hub, those that read or write much on this host, and those that become SLURM jobs if they can.
 HUB_POOL = "hub"
 LOCAL_POOL = "local"
+HEAVY_POOL = "heavy"

@@ -1,0 +1,22 @@
+"""What the catalog asks of SLURM for a heavy asset, in the form of asset metadata `slurm/request`. Pure."""
+
+from __future__ import annotations
+
+import glob
+from typing import Any
+
+from hfassets.catalog.models import Catalog
+
+
+def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
+    """`{"default": fields, "partitions": {pattern: fields}}`: one pattern a dataset that says more, its name literal.
+
+    An asset that the catalog says nothing about is heavy all the same: profile and launcher then say how much it gets.
+    """
+    own = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    return {
+        "default": own.get(asset, {}),
+        "partitions": {
+            f"{glob.escape(dataset.name)}:*": dict(dataset.slurm) for dataset in catalog.datasets if dataset.slurm
+        },
+    }

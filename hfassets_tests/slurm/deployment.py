@@ -1,0 +1,146 @@
+"""A whole deployment on a real cluster: Dagster's servers with launcher and reconciler, and many dataset configs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import orjson
+import yaml
+from dagster import DagsterInstance
+
+from hfassets.demo.home import DemoHome
+from hfassets.demo.hub_server import SampleHub
+from hfassets.demo.ui import services
+from hfassets_tests.cluster import Cluster, Postgres
+from hfassets_tests.service import Service, wait_for
+
+ROOT = Path(__file__).parents[2]
+LOCATIONS = {"hfassets": "hfassets.definitions", "slurm": "hfassets.slurm.definitions"}
+CONFIGS = 20
+
+
+class SlurmService(Service):
+    """A Service whose heavy runs are jobs of `cluster`."""
+
+    cluster: Cluster
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Status, tags and the messages of a run's events, oldest first."""
+        return dict(
+            self.graphql(
+                """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status runId
+                     tags { key value } eventConnection { events { ... on MessageEvent { message } } } } } }""",
+                id=run_id,
+            )["runOrError"]
+        )
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """A run's tags."""
+        return {tag["key"]: tag["value"] for tag in self.run(run_id)["tags"]}
+
+    def messages(self, run_id: str) -> list[str]:
+        """What the run page says."""
+        return [event.get("message") or "" for event in self.run(run_id)["eventConnection"]["events"]]
+
+    def job(self, run_id: str) -> str:
+        """The job of a run; waits until it is recorded."""
+
+        def recorded() -> str | None:
+            document = orjson.loads(self.tags(run_id).get(".slurm/run", "{}"))
+            return document.get("job_id") if document.get("run_id") == run_id else None
+
+        return wait_for(f"run {run_id} to have a job", recorded)
+
+    def wait_message(self, run_id: str, text: str, timeout: float = 180.0) -> str:
+        """The first message of a run that contains `text`; waits for it."""
+        return wait_for(
+            f"«{text}» on the page of run {run_id}",
+            lambda: next((message for message in self.messages(run_id) if text in message), None),
+            timeout,
+        )
+
+
+def many_configs(configs: int, rows: int = 200) -> dict[str, bytes]:
+    """The files of a dataset of many small configs."""
+    files, entries = {}, []
+    for number in range(configs):
+        name = f"c{number:02}"
+        lines = (orjson.dumps({"id": row, "text": f"{number} {row}"}) for row in range(rows))
+        files[f"{name}/train.jsonl"] = b"\n".join(lines) + b"\n"
+        entries.append({"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*"}]})
+    files["README.md"] = f"---\n{yaml.safe_dump({'configs': entries})}---\n# Many\n".encode()
+    return files
+
+
+def write_config(home: DemoHome, *, postgres: Postgres | None, launcher: dict[str, Any] | None = None) -> None:
+    """slurm/dagster.slurm.yaml as it stands, but for the storage on one host, and shorter waits."""
+    document = yaml.safe_load((ROOT / "slurm" / "dagster.slurm.yaml").read_text())
+    if postgres is None:
+        del document["storage"]
+    document["run_monitoring"]["poll_interval_seconds"] = 5
+    document["run_launcher"]["config"] |= {
+        "resources": {"nodes": 1, "cpus": 1, "memory": "900M", "time": "00:10:00"},
+        "submissions_per_second": 20.0,
+        "notices": {"file": str(home.root / "notices.jsonl")},
+        **(launcher or {}),
+    }
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    (home.dagster / "dagster.yaml").write_text(yaml.safe_dump(document))
+
+
+@contextmanager
+def deployment(
+    folder: Path,
+    cluster: Cluster,
+    *,
+    postgres: Postgres | None = None,
+    launcher: dict[str, Any] | None = None,
+    configs: int = CONFIGS,
+    environment: dict[str, str] | None = None,
+) -> Iterator[SlurmService]:
+    """Servers, a Hub with one dataset of many configs, their raw files fetched; nothing prepared yet."""
+    home = DemoHome(folder)
+    with ExitStack() as exits:
+        hub = exits.enter_context(SampleHub(folder / "hub-store"))
+        hub.add_repo("team/many", many_configs(configs))
+        (folder / "catalog.yaml").write_text(
+            "hub: {endpoint: '${HF_ENDPOINT}', backoff_factor: 0.05}\n"
+            f"storage: {{hub_cache: {folder}/hub, datasets_cache: {folder}/datasets, output_root: {folder}/data}}\n"
+            "datasets: [{repo: team/many, name: many}]\n"
+        )
+        with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
+            write_config(home, postgres=postgres, launcher=launcher)
+            os.environ["DAGSTER_LOG_FOLDER"] = str(folder / "compute-logs")
+            if postgres is not None:
+                os.environ |= {
+                    "DAGSTER_PG_HOST": "127.0.0.1",
+                    "DAGSTER_PG_PORT": str(postgres.port),
+                    "DAGSTER_PG_USER": postgres.user,
+                    "DAGSTER_PG_PASSWORD": postgres.password,
+                    "DAGSTER_PG_DATABASE": postgres.database,
+                }
+            home.create(hub.url)
+            home.synchronise()
+            fetch = [sys.executable, "-m", "hfassets.cli.main", "hub", "download", "--raw-only"]
+            subprocess.run([*fetch, "--dataset-name", "team/many", "--revision", hub.commit("team/many")], check=True)
+            with DagsterInstance.get() as instance:
+                instance.event_log_storage.set_concurrency_slots("heavy", 1000)
+            env = dict(os.environ)
+            servers = exits.enter_context(services(home, locations=LOCATIONS))
+        service = SlurmService(servers.url, home, hub, env, servers.processes, exits)
+        service.cluster = cluster
+        yield service
+
+
+def tick_passes(service: SlurmService, count: int = 1) -> None:
+    """Wait until the reconciler has ticked `count` more times."""
+    for _ in range(count):
+        service.wait_for_tick("slurm_reconciler", time.time())
