@@ -13,7 +13,7 @@ def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
 
     An asset that the catalog says nothing about is heavy all the same: profile and launcher then say how much it gets.
     """
-    own = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
     return {
         "default": own.get(asset, {}),
         "partitions": {

@@ -83,7 +83,7 @@ def services(home: DemoHome, port: int = 0, locations: Mapping[str, str] = LOCAT
             stack.callback(_end, process)
             return process
 
-        servers = {}
+        servers: dict[str, subprocess.Popen[bytes]] = {}
         for name, module in locations.items():
             server = "code server" if len(servers) == 0 else f"code server {name}"
             address = ["-h", HOST, "-p", str(ports[name])]

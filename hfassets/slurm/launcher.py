@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dagster import DagsterInstance, DagsterRun, Field, Noneable, Permissive, StringSource
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import (
@@ -37,7 +38,7 @@ from hfassets.slurm.errors import DeferredError, SlurmError
 from hfassets.slurm.local_runs import LocalRuns
 from hfassets.slurm.queue import SharedQueue
 from hfassets.slurm.request import is_heavy, resolve, runs_with_the_daemon
-from hfassets.slurm.settings import ROUTES, Settings, parse_settings
+from hfassets.slurm.settings import ROUTES, Settings, parse_settings, references
 from hfassets.slurm.submission import Place, Submitter, plan_attempt
 from hfassets.slurm.tags import RunRecord
 from hfassets.slurm.termination import terminate
@@ -282,10 +283,17 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         origin = run.job_code_origin
         home = Path(self._instance.root_directory)
         if origin is None:
-            return Place(home, sys.executable, home)
+            return Place(home, sys.executable, home, self._needs)
         repository = origin.repository_origin
         folder = getattr(repository.code_pointer, "working_directory", None)
-        return Place(home, repository.executable_path, Path(folder) if folder else home)
+        return Place(home, repository.executable_path, Path(folder) if folder else home, self._needs)
+
+    @cached_property
+    def _needs(self) -> frozenset[str]:
+        """Variables that dagster.yaml refers to; a worker launches nothing, so the launcher's own are left out."""
+        file = Path(self._instance.root_directory) / "dagster.yaml"
+        document = yaml.safe_load(file.read_text()) if file.exists() else None
+        return frozenset(references({key: value for key, value in (document or {}).items() if key != "run_launcher"}))
 
 
 def monitoring_problem(instance: DagsterInstance) -> str | None:

@@ -20,7 +20,16 @@ EXPORTED = (
     *("LANG", "TZ", "PYTHONPATH", "SCRATCH", "SLURM_CONF"),
     *("HFASSETS_CATALOG", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"),
     *("HF_TOKEN_PATH", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"),
-    *("PGPASSFILE", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_ENDPOINT_URL"),
+    *("DAGSTER_PG_HOST", "DAGSTER_PG_PORT", "DAGSTER_PG_USER", "DAGSTER_PG_DATABASE", "DAGSTER_LOG_FOLDER"),
+    *(
+        "DAGSTER_LOG_BUCKET",
+        "PGPASSFILE",
+        "AWS_PROFILE",
+        "AWS_CONFIG_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL",
+    ),
 )
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What tells the Hugging Face libraries that there is no network (their documentation on offline mode)."""
@@ -56,12 +65,24 @@ class Settings:
         return tuple(dict.fromkeys((*EXPORTED, *self.site.export)))
 
 
+def references(document: Any) -> set[str]:
+    """Names of the variables that a config in Dagster's form refers to by `{env: NAME}`."""
+    if isinstance(document, Mapping):
+        if len(document) == 1 and isinstance(name := document.get("env"), str):
+            return {name}
+        return set().union(*(references(value) for value in document.values()))
+    if isinstance(document, list):
+        return set().union(*(references(value) for value in document))
+    return set()
+
+
 def parse_settings(config: Mapping[str, Any], home: Path) -> Settings:
     """Settings from the launcher's config; `home` is DAGSTER_HOME, below which the folder is unless told otherwise.
 
     Raises SlurmError: one line with every mistake.
     """
     own = dict(config)
+    _refuse_numbers(own)
     route = own.pop("route", "heavy")
     if route not in ROUTES:
         raise SlurmError(f"run_launcher: route must be one of {', '.join(ROUTES)}, not {route!r}")
@@ -79,3 +100,13 @@ def parse_settings(config: Mapping[str, Any], home: Path) -> Settings:
     base = load_site(Path(file).expanduser()) if file else None
     site = parse_site({name: value for name, value in own.items() if value is not None}, "run_launcher: ", base=base)
     return Settings(route, folder, cluster, site, 5.0 if rate is None else float(rate), most, notices)
+
+
+def _refuse_numbers(config: Mapping[str, Any]) -> None:
+    """Dagster reads its YAML as version 1.1, in which 12:00:00 without quotes is the number 43200."""
+    named = {f"profiles, {name}": fields for name, fields in (config.get("profiles") or {}).items()}
+    for where, fields in {"resources": config.get("resources"), **named}.items():
+        if isinstance(fields, Mapping) and isinstance(fields.get("time"), int):
+            raise SlurmError(
+                f'run_launcher: {where}: time must stand in quotes, like "12:00:00", or YAML makes a number'
+            )

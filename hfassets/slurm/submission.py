@@ -16,12 +16,12 @@ from pathlib import Path
 
 from hfassets.slurm.attempts import Attempts, Intent, job_comment
 from hfassets.slurm.client import SlurmClient
-from hfassets.slurm.errors import DeferredError
+from hfassets.slurm.errors import DeferredError, SlurmError
 from hfassets.slurm.queue import SharedQueue, runtime_folder
 from hfassets.slurm.request import JobRequest
 from hfassets.slurm.resources import sbatch_options
 from hfassets.slurm.script import BatchScript, render
-from hfassets.slurm.secrets import refuse_secrets
+from hfassets.slurm.secrets import read_secrets, refuse_secrets
 from hfassets.slurm.settings import OFFLINE, Settings
 
 SUBMIT_TIMEOUT = 10.0
@@ -31,11 +31,12 @@ QUIET_AFTER_TRY = 2 * SUBMIT_TIMEOUT + 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the worker of a run finds its code and its instance."""
+    """Where the worker of a run finds its code and its instance, and the variables that the instance's config needs."""
 
     home: Path
     python: str
     working_directory: Path
+    needs: frozenset[str] = frozenset()
 
 
 def plan_attempt(
@@ -51,7 +52,7 @@ def plan_attempt(
     """The intent of an attempt and its script; nothing is written.
 
     `environment` is that of the launching process, of which only the allowed names are taken. Raises SlurmError when a
-    variable looks like a secret.
+    variable looks like a secret, or one that the instance needs is missing.
     """
     site = settings.site
     exclude = attempts.failed_nodes(run_id)
@@ -62,6 +63,12 @@ def plan_attempt(
     if not request.online:
         variables |= OFFLINE
     refuse_secrets(variables, "the environment of the job")
+    known = {*variables, *(read_secrets(site.secrets_file) if site.secrets_file else ())}
+    if missing := sorted(place.needs - known):
+        raise SlurmError(
+            f"dagster.yaml refers to {', '.join(missing)}, which the job would not have: set it and name it under"
+            " `export` in the launcher's config, or, if it is a secret, put it into the secrets_file"
+        )
     options = (
         f"--job-name={name}",
         f"--comment={comment}",
