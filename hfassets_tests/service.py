@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,7 +22,7 @@ from hfassets.demo.hub_server import SampleHub
 from hfassets.demo.ui import services
 
 CHAIN = ("hub_snapshot", "verified_hub_cache", "prepared_dataset")
-REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "hfassets"}
+LOCATION = "hfassets"
 # Machines that run tests are busy: a wait this long has failed.
 PATIENCE = 180.0
 
@@ -52,14 +52,23 @@ class Service:
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def launch(self, assets: Sequence[str], partition: str | None = None, **config: Any) -> str:
+    def launch(
+        self,
+        assets: Sequence[str],
+        partition: str | None = None,
+        *,
+        location: str = LOCATION,
+        tags: Mapping[str, str] | None = None,
+        **config: Any,
+    ) -> str:
         """Materialise assets of one partition, as «Launch run» does, with config by asset; returns the run id."""
+        tags = {**(tags or {}), **({"dagster/partition": partition} if partition else {})}
         outcome = self.graphql(
             """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
-                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+                 __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }""",
             params={
-                "selector": {**REPOSITORY, "jobName": "__ASSET_JOB", "assetSelection": _keys(assets)},
-                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}] if partition else []},
+                "selector": {**_repository(location), "jobName": "__ASSET_JOB", "assetSelection": _keys(assets)},
+                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
                 "runConfigData": {"ops": {asset: {"config": value} for asset, value in config.items()}},
             },
         )["launchRun"]
@@ -154,24 +163,24 @@ class Service:
         states = next(check["partitionStatuses"] for check in checks if check["name"] == name)
         return {state.removesuffix("Partitions"): keys for state, keys in states.items()}
 
-    def ticks(self, sensor: str) -> list[dict[str, Any]]:
+    def ticks(self, sensor: str, location: str = LOCATION) -> list[dict[str, Any]]:
         """The evaluations of a sensor that have ended, newest first."""
         state = self.graphql(
             """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
                  sensorState { status ticks(limit: 100) { timestamp status skipReason runIds error { message } } } } }
                }""",
-            selector={**REPOSITORY, "sensorName": sensor},
+            selector={**_repository(location), "sensorName": sensor},
         )["sensorOrError"]["sensorState"]
         assert state["status"] == "RUNNING", f"sensor {sensor} is off"
         failed = [tick for tick in state["ticks"] if tick["status"] == "FAILURE"]
         assert not failed, failed
         return [tick for tick in state["ticks"] if tick["status"] != "STARTED"]
 
-    def wait_for_tick(self, sensor: str, after: float) -> dict[str, Any]:
+    def wait_for_tick(self, sensor: str, after: float, location: str = LOCATION) -> dict[str, Any]:
         """The newest evaluation of a sensor that began later than `after` (Unix time, s)."""
         return wait_for(
             f"sensor {sensor} to be evaluated",
-            lambda: next((tick for tick in self.ticks(sensor) if tick["timestamp"] > after), None),
+            lambda: next((tick for tick in self.ticks(sensor, location) if tick["timestamp"] > after), None),
         )
 
     def restart_daemon(self) -> None:
@@ -223,6 +232,10 @@ def flip_byte(blob: Path) -> None:
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
+
+
+def _repository(location: str) -> dict[str, str]:
+    return {"repositoryName": "__repository__", "repositoryLocationName": location}
 
 
 def _keys(assets: Sequence[str]) -> list[dict[str, list[str]]]:

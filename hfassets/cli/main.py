@@ -23,7 +23,9 @@ from hfassets.errors import CatalogError, HfassetsError, UsageError
 # noun -> (module:attribute, one line of help), so that listing the commands imports none of them.
 COMMANDS = {
     "catalog": ("hfassets.cli.catalog:catalog", "Declare what you want: catalog.yaml and its lock."),
+    "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),
+    "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),
 }
 
 

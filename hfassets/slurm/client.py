@@ -133,6 +133,11 @@ class SlurmClient:
         text = self._ask(["sinfo", *self._on("--clusters"), "--Node", "--noheader", "--format=%N|%T"])
         return dict(line.split("|", 1) for line in text.split() if "|" in line)
 
+    def node_hosts(self) -> set[str]:
+        """The hosts that are nodes. Raises UnreachableError."""
+        text = self._ask(["scontrol", *self._on("--cluster"), "--oneliner", "show", "nodes"])
+        return {word.removeprefix("NodeHostName=") for word in text.split() if word.startswith("NodeHostName=")}
+
     def partitions(self) -> dict[str, str]:
         """Partition → its time limit, as sinfo prints it. Raises UnreachableError."""
         text = self._ask(["sinfo", *self._on("--clusters"), "--noheader", "--format=%R|%l"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
 import orjson
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -34,6 +35,10 @@ ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.
 TICK_LIMIT = 40.0
 LOCAL_START_LIMIT = 180.0
 CANCEL_GRACE = 30.0
+# Ended runs are looked at again for so long: their worker exits a little later. A new instance's first tick looks back.
+CLOSE_AGAIN = 180.0
+FIRST_LOOK_BACK = 86_400.0
+MAX_CLOSED = 2000
 # A worker has this long after its run's end to write its logs and exit.
 EXIT_GRACE = {DagsterRunStatus.CANCELED: 0.0, DagsterRunStatus.FAILURE: 30.0, DagsterRunStatus.SUCCESS: 120.0}
 
@@ -43,12 +48,13 @@ class Memory:
     """What one tick leaves to the next. Times are Unix seconds.
 
     `absent`: since when a run's job is missing from the queue; `canceling`: since when a run is being cancelled;
-    `orphans`: jobs that had no run; `due`: when the next tick is to be.
+    `orphans`: jobs that had no run; `looked`: when all runs were last looked at; `due`: when the next tick is to be.
     """
 
     absent: dict[str, float] = field(default_factory=dict)
     canceling: dict[str, float] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
+    looked: float = 0.0
     due: float = 0.0
 
     @classmethod
@@ -60,6 +66,7 @@ class Memory:
                 absent={str(run): float(at) for run, at in document.get("absent", {}).items()},
                 canceling={str(run): float(at) for run, at in document.get("canceling", {}).items()},
                 orphans=[str(job) for job in document.get("orphans", [])],
+                looked=float(document.get("looked", 0.0)),
                 due=float(document.get("due", 0.0)),
             )
         except (ValueError, AttributeError, TypeError):
@@ -116,6 +123,7 @@ class Reconciler:
             self._guarded(run, lambda run: vanished.extend(self._reconcile(run, snapshot)))
         self._settle_vanished(vanished)
         self._orphans({run.run_id: run for run in runs}, snapshot)
+        self._close(snapshot)
         live = {run.run_id for run in runs}
         for times in (self._memory.absent, self._memory.canceling):
             for run_id in set(times) - live:
@@ -313,6 +321,21 @@ class Reconciler:
         if cancel:
             self._launcher.client.cancel(cancel)
             self._report.actions.append(f"cancelled {len(cancel)} jobs without a run: {', '.join(cancel[:10])}")
+
+    def _close(self, snapshot: QueueSnapshot) -> None:
+        """Runs that have ended since the last tick say how their job ended, and no longer what it waited for."""
+        since = (self._memory.looked or snapshot.taken_at - FIRST_LOOK_BACK) - CLOSE_AGAIN
+        ended = RunsFilter(statuses=list(EXIT_GRACE), updated_after=datetime.fromtimestamp(since, tz=UTC))
+        for run in self._instance.get_runs(filters=ended, limit=MAX_CLOSED):
+            found = tags.record(run)
+            if found is None:
+                continue
+            job = snapshot.jobs.get(found.job_id or "")
+            if job is not None:
+                self._tag(run, found, job)
+            elif not JobState.ends(run.tags.get(f"{tags.STATUS_PREFIX}state")):
+                self._write_tags(run, tags.status(state="GONE", job=found.job_id or "-", attempt=found.attempt))
+        self._memory.looked = snapshot.taken_at
 
     def _records(self, run_ids: Sequence[str]) -> dict[str, RunRecordOfDagster]:
         found: dict[str, RunRecordOfDagster] = {}

@@ -7,7 +7,7 @@ request for less.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -173,9 +173,3 @@ def _on_the_network(workload: Workload, site: Site, resources: Resources) -> Job
             )
         return JobRequest(override(resources, Resources(partition=partition)), online=True)
     return JobRequest(resources, online=True)
-
-
-def describe(assets: Sequence[AssetRequest]) -> str:
-    """Names for people, the first few of many."""
-    names = [asset.name for asset in assets]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -53,6 +53,11 @@ class JobState(Enum):
         """Will not run again."""
         return self in _ENDED
 
+    @classmethod
+    def ends(cls, name: str | None) -> bool:
+        """Whether `name` is that of a state in which a job will not run again."""
+        return name in cls.__members__ and cls[str(name)].ended
+
 
 _PENDING = frozenset(
     {

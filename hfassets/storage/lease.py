@@ -59,8 +59,9 @@ def lease(
 ) -> Iterator[None]:
     """Hold the lease at `path` for the body; `what` names the output for people.
 
-    Waits up to `wait` seconds for another holder, then raises LeaseHeldError naming it. `on_wait` gets one line for
-    people when the waiting begins.
+    Waits up to `wait` seconds for another holder, then raises LeaseHeldError naming it; for a holder of the same run,
+    which is most likely its dead worker on another host, at least until its lease must be stale. `on_wait` gets one
+    line for people when the waiting begins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
@@ -80,7 +81,7 @@ def lease(
 
 
 def _acquire(path: Path, mine: Holder, what: str, wait: float, on_wait: Callable[[str], None] | None) -> None:
-    deadline = time.monotonic() + wait
+    begun = time.monotonic()
     said: Holder | None = None
     while True:
         try:
@@ -95,7 +96,8 @@ def _acquire(path: Path, mine: Holder, what: str, wait: float, on_wait: Callable
             if _take_over(path, holder, mine):
                 return
             continue
-        if time.monotonic() >= deadline:
+        patience = max(wait, STALE_AFTER + HEARTBEAT_EVERY) if mine.run_id and holder.run_id == mine.run_id else wait
+        if time.monotonic() - begun >= patience:
             raise LeaseHeldError(f"{what} is being written by {holder}; wait for it or stop it")
         if on_wait is not None and holder != said:
             on_wait(f"{what} is being written by {holder}; waiting for it")

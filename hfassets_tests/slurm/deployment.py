@@ -23,7 +23,11 @@ from hfassets_tests.cluster import Cluster, Postgres
 from hfassets_tests.service import Service, wait_for
 
 ROOT = Path(__file__).parents[2]
-LOCATIONS = {"hfassets": "hfassets.definitions", "slurm": "hfassets.slurm.definitions"}
+LOCATIONS = {
+    "hfassets": "hfassets.definitions",
+    "slurm": "hfassets.slurm.definitions",
+    "trial": "hfassets_tests.slurm.location",
+}
 CONFIGS = 20
 
 
@@ -59,6 +63,91 @@ class SlurmService(Service):
 
         return wait_for(f"run {run_id} to have a job", recorded)
 
+    def launch_trial(self, asset: str, tags: dict[str, str] | None = None, **config: Any) -> str:
+        """Materialise one of the trial location's assets."""
+        return self.launch([asset], location="trial", tags=tags, **({asset: config} if config else {}))
+
+    def check_only(self, asset: str, check: str, partition: str) -> str:
+        """Evaluate a check of one partition and materialise nothing, as «Execute check» does; returns the run id."""
+        outcome = self.graphql(
+            """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+                 __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }""",
+            params={
+                "selector": {
+                    "repositoryName": "__repository__",
+                    "repositoryLocationName": "hfassets",
+                    "jobName": "__ASSET_JOB",
+                    "assetSelection": [],
+                    "assetCheckSelection": [{"assetKey": {"path": [asset]}, "name": check}],
+                },
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+                "runConfigData": {},
+            },
+        )["launchRun"]
+        assert outcome["__typename"] == "LaunchRunSuccess", outcome
+        return str(outcome["run"]["runId"])
+
+    def switch_on(self, schedule: str) -> None:
+        """Start a schedule of the trial location."""
+        outcome = self.graphql(
+            """mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+                 __typename ... on PythonError { message } } }""",
+            selector={
+                "repositoryName": "__repository__",
+                "repositoryLocationName": "trial",
+                "scheduleName": schedule,
+            },
+        )["startSchedule"]
+        assert outcome["__typename"] == "ScheduleStateResult", outcome
+
+    def terminate(self, run_id: str, *, force: bool = False) -> None:
+        """«Terminate»; with `force` the box «Force termination immediately» is ticked."""
+        outcome = self.graphql(
+            """mutation ($id: String!, $policy: TerminateRunPolicy!) {
+                 terminateRun(runId: $id, terminatePolicy: $policy)
+                 { __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }""",
+            id=run_id,
+            policy="MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE",
+        )["terminateRun"]
+        assert outcome["__typename"] == "TerminateRunSuccess", outcome
+
+    def reexecute(self, run_id: str) -> str:
+        """«Re-execute all»; returns the new run's id."""
+        outcome = self.graphql(
+            """mutation ($params: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $params) {
+                 __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }""",
+            params={"parentRunId": run_id, "strategy": "ALL_STEPS"},
+        )["launchRunReexecution"]
+        assert outcome["__typename"] == "LaunchRunSuccess", outcome
+        return str(outcome["run"]["runId"])
+
+    def printed(self, run_id: str) -> str:
+        """What the run page shows under stdout and stderr of the run's step."""
+        events = self.graphql(
+            """query ($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
+                 __typename ... on LogsCapturedEvent { fileKey } } } } } }""",
+            id=run_id,
+        )["runOrError"]["eventConnection"]["events"]
+        key = next(event["fileKey"] for event in events if event["__typename"] == "LogsCapturedEvent")
+        logs = self.graphql(
+            "query ($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }",
+            key=[run_id, "compute_logs", key],
+        )["capturedLogs"]
+        return f"{logs['stdout'] or ''}\n{logs['stderr'] or ''}"
+
+    def worked(self, name: str = "") -> list[str]:
+        """The lines of what the trial location's assets did."""
+        file = self.home.root / "worked.log"
+        return [line for line in (file.read_text().splitlines() if file.exists() else []) if name in line]
+
+    def wait_tag(self, run_id: str, name: str, value: str, timeout: float = 180.0) -> None:
+        """Wait until `slurm-status/<name>` of a run is `value`."""
+        wait_for(
+            f"slurm-status/{name} of run {run_id} to be {value}",
+            lambda: self.tags(run_id).get(f"slurm-status/{name}") == value,
+            timeout,
+        )
+
     def wait_message(self, run_id: str, text: str, timeout: float = 180.0) -> str:
         """The first message of a run that contains `text`; waits for it."""
         return wait_for(
@@ -89,6 +178,7 @@ def write_config(home: DemoHome, *, postgres: Postgres | None, launcher: dict[st
     document["run_launcher"]["config"] |= {
         "resources": {"nodes": 1, "cpus": 1, "memory": "900M", "time": "00:10:00"},
         "submissions_per_second": 20.0,
+        "export": ["TRIAL_FOLDER"],
         "notices": {"file": str(home.root / "notices.jsonl")},
         **(launcher or {}),
     }
@@ -118,6 +208,8 @@ def deployment(
         )
         with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
             write_config(home, postgres=postgres, launcher=launcher)
+            os.environ["PYTHONPATH"] = str(ROOT)
+            os.environ["TRIAL_FOLDER"] = str(folder)
             os.environ["DAGSTER_LOG_FOLDER"] = str(folder / "compute-logs")
             if postgres is not None:
                 os.environ |= {
@@ -143,4 +235,4 @@ def deployment(
 def tick_passes(service: SlurmService, count: int = 1) -> None:
     """Wait until the reconciler has ticked `count` more times."""
     for _ in range(count):
-        service.wait_for_tick("slurm_reconciler", time.time())
+        service.wait_for_tick("slurm_reconciler", time.time(), "slurm")

@@ -1,0 +1,264 @@
+"""`hfassets slurm`: submit, jobs, drain."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hfassets.cli.options import PATH, options
+from hfassets.cli.output import json_option, show
+from hfassets.errors import HfassetsError, UsageError
+from hfassets.report.units import counted, format_seconds
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from hfassets.slurm.client import Job
+    from hfassets.slurm.settings import Settings
+
+RESOURCE_OPTIONS = {
+    "partition": "Or several, separated by commas.",
+    "account": "Who pays.",
+    "qos": "Quality of service.",
+    "reservation": "A reservation of nodes.",
+    "constraint": "Features of nodes.",
+    "nodes": "Number of nodes.",
+    "cpus": "CPUs.",
+    "memory": "Memory a node, like 32G.",
+    "gpus": "GPUs, like 1 or a100:2.",
+    "gres": "Generic resources.",
+    "time": "Time limit, like 04:00:00 or 2-00:00:00.",
+    "tmp": "Local disk, like 500G.",
+}
+DRAIN_POLL = 2.0
+
+
+@click.group()
+def slurm() -> None:
+    """Work with SLURM: commands as jobs, the jobs of runs, an orderly stop."""
+
+
+def _resource_options() -> Any:
+    return options(*(click.option(f"--{name}", metavar="TEXT", help=text) for name, text in RESOURCE_OPTIONS.items()))
+
+
+@slurm.command(context_settings={"ignore_unknown_options": False})
+@click.option("--site", type=PATH, help="A site profile (YAML) [default: what DAGSTER_HOME's launcher has].")
+@click.option("--profile", help="A named profile of resources.")
+@_resource_options()
+@click.option("--name", help="The job's name [default: the command's].")
+@click.option("--log", type=PATH, help="Where the job's output goes [default: ./<name>-<time>.log].")
+@click.option("--wait", is_flag=True, help="Wait for the job; the exit code is then the command's.")
+@click.option("--dry-run", is_flag=True, help="Print the script and submit nothing.")
+@json_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def submit(
+    site: Path | None,
+    profile: str | None,
+    name: str | None,
+    log: Path | None,
+    wait: bool,
+    dry_run: bool,
+    json_path: str | None,
+    command: tuple[str, ...],
+    **fields: str | None,
+) -> None:
+    """Run COMMAND as a SLURM job, here and with the site's environment: hfassets slurm submit --time 2:00:00 -- CMD …
+
+    Put `--` before the command. Without --wait the exit code only says whether the job was taken.
+    """
+    from hfassets.slurm.client import SlurmClient
+    from hfassets.slurm.command import command_script
+    from hfassets.slurm.errors import SlurmError
+
+    try:
+        settings = _settings(site)
+        request = _request(settings, profile, {key: value for key, value in fields.items() if value is not None})
+        program = shutil.which(command[0])
+        if program is None:
+            raise UsageError(f"there is no program {command[0]!r} on PATH, nor one of that path")
+        name = name or Path(program).name
+        log = (log or Path(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log")).absolute()
+        script = command_script(
+            settings,
+            request,
+            (os.path.abspath(program), *command[1:]),  # noqa: PTH100 - links stay: a virtual environment is one
+            name=name,
+            working_directory=Path.cwd(),
+            logs=log,
+            environment=os.environ,
+        )
+        if dry_run:
+            show(json_path, {"script": script}, script.rstrip())
+            return
+        client = SlurmClient(settings.cluster)
+        job_id, cluster = client.submit(script)
+        document: dict[str, Any] = {"job_id": job_id, "cluster": cluster, "log": log}
+        if not wait:
+            show(json_path, document, f"job {job_id} submitted; it writes to {log}")
+            return
+        click.echo(f"job {job_id} submitted; it writes to {log}", err=True)
+        _follow(client, job_id, log, json_path, document)
+    except SlurmError as error:
+        raise HfassetsError(str(error)) from error
+
+
+def _follow(client: Any, job_id: str, log: Path, json_path: str | None, document: dict[str, Any]) -> None:
+    from hfassets.slurm.command import ending, wait_for_job
+    from hfassets.slurm.states import JobState
+
+    detail = wait_for_job(client, job_id, lambda line: click.echo(line, err=True))
+    if detail is None:
+        raise HfassetsError(f"job {job_id} did not end")
+    good = detail.state == JobState.COMPLETED
+    text = f"job {job_id} COMPLETED" if good else ending(detail, log)
+    show(json_path, {**document, "state": detail.state.value, "exit_code": detail.exit_code}, text)
+    if not good:
+        click.echo(f"error: {text}", err=True)
+        raise SystemExit(detail.exit_code if detail.exit_code and not detail.signal else 1)
+
+
+@slurm.command()
+@click.option("--all", "ended", is_flag=True, help="Also those that ended lately.")
+@json_option
+def jobs(ended: bool, json_path: str | None) -> None:
+    """The jobs of Dagster runs and of `submit`: state, what a waiting one waits for, expected start, node."""
+    from hfassets.report.tables import build_table
+    from hfassets.slurm.client import SlurmClient
+    from hfassets.slurm.command import own_jobs
+    from hfassets.slurm.errors import SlurmError
+
+    try:
+        settings = _settings(None)
+        found = [job for job in own_jobs(SlurmClient(settings.cluster).jobs()) if ended or not job.state.ended]
+    except SlurmError as error:
+        raise HfassetsError(str(error)) from error
+    rows = [_row(job) for job in sorted(found, key=lambda job: (not job.state.pending, int(job.job_id)))]
+    pending = sum(job.state.pending for job in found)
+    running = sum(not job.state.pending and not job.state.ended for job in found)
+    summary = f"{counted(len(found), 'job')}: {running} running, {pending} pending"
+    columns = ["job", "state", "reason or node", "start", "elapsed", "limit", "partition", "what", "attempt"]
+    table = build_table(columns, [list(row.values()) for row in rows])
+    show(json_path, rows, *([table] if rows else []), summary)
+
+
+def _row(job: Job) -> dict[str, str]:
+    kind, *rest = job.comment.split(":")
+    what = f"run {rest[1]}" if kind == "dagster" and len(rest) == 3 else rest[-1]
+    return {
+        "job": job.job_id,
+        "state": job.state.value,
+        "where": job.reason if job.state.pending else job.nodes,
+        "start": "" if job.start is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start)),
+        "elapsed": "" if not job.elapsed_s else format_seconds(job.elapsed_s),
+        "limit": "" if job.limit_s is None else format_seconds(job.limit_s),
+        "partition": job.partition,
+        "what": what,
+        "attempt": rest[2] if kind == "dagster" and len(rest) == 3 else "",
+    }
+
+
+@slurm.command()
+@click.option("--end", "undo", is_flag=True, help="Start queued runs again.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for local runs.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait at most so long [default: for ever]."
+)
+@json_option
+def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | None) -> None:
+    """Start no more queued runs, and wait until this host's runs have ended; SLURM jobs go on.
+
+    Afterwards daemon and servers can be stopped without loss. Exit code 1 when runs are left after --timeout.
+    """
+    from hfassets.slurm.coordinator import DrainableRunCoordinator, begin_drain, end_drain
+
+    with _dagster() as instance:
+        if undo:
+            held = end_drain(instance)
+            show(json_path, {"drained": False}, "queued runs start again" if held else "the queue was not drained")
+            return
+        if not isinstance(instance.run_coordinator, DrainableRunCoordinator):
+            raise HfassetsError(
+                "dagster.yaml: run_coordinator must be {module: hfassets.slurm.coordinator, class:"
+                " DrainableRunCoordinator} for the queue to be drained"
+            )
+        begin_drain(instance, "hfassets slurm drain")
+        left = _local_runs(instance) if no_wait else _wait_for_local_runs(instance, timeout)
+        text = "drained: no queued run is started, and no run is left on this host; `--end` starts them again"
+        if left:
+            text = f"no queued run is started; {counted(len(left), 'run')} still on this host"
+        show(json_path, {"drained": True, "left": left}, text)
+        if left and not no_wait:
+            raise HfassetsError(f"{counted(len(left), 'run')} did not end in time: {', '.join(left[:5])}")
+
+
+def _wait_for_local_runs(instance: DagsterInstance, timeout: float | None) -> list[str]:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    said = -1
+    while left := _local_runs(instance):
+        if len(left) != said:
+            click.echo(f"waiting for {counted(len(left), 'run')} on this host: {', '.join(left[:5])}", err=True)
+            said = len(left)
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        time.sleep(DRAIN_POLL)
+    return left
+
+
+def _local_runs(instance: DagsterInstance) -> list[str]:
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from hfassets.slurm import tags
+
+    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    return [run.run_id for run in instance.get_runs(RunsFilter(statuses=active)) if tags.record(run) is None]
+
+
+def _dagster() -> DagsterInstance:
+    from dagster import DagsterInstance
+
+    if not os.environ.get("DAGSTER_HOME"):
+        raise HfassetsError("DAGSTER_HOME is not set; it names the deployment")
+    return DagsterInstance.get()
+
+
+def _settings(site: Path | None) -> Settings:
+    """The launcher's settings of DAGSTER_HOME, if there are any; `site` wins over all of them."""
+    import yaml
+
+    from hfassets.slurm.settings import parse_settings
+
+    home = Path(os.environ.get("DAGSTER_HOME") or Path.cwd())
+    file = home / "dagster.yaml"
+    if site is not None:
+        return parse_settings({"site": str(site)}, home.absolute())
+    document = yaml.safe_load(file.read_text()) if os.environ.get("DAGSTER_HOME") and file.exists() else None
+    launcher = (document or {}).get("run_launcher") or {}
+    config = launcher.get("config") if launcher.get("class") == "SlurmRunLauncher" else None
+    return parse_settings({key: _value(value) for key, value in (config or {}).items()}, home.absolute())
+
+
+def _value(value: Any) -> Any:
+    """A value of dagster.yaml, `{env: NAME}` replaced as Dagster does it."""
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get("env"), str):
+            return os.environ.get(value["env"])
+        return {key: _value(item) for key, item in value.items()}
+    return value
+
+
+def _request(settings: Settings, profile: str | None, fields: dict[str, str]) -> Any:
+    from hfassets.slurm.resources import Resources, override, parse_resources
+
+    base = Resources()
+    if profile is not None:
+        if profile not in settings.site.profiles:
+            known = ", ".join(sorted(settings.site.profiles)) or "none"
+            raise UsageError(f"there is no profile {profile!r}; the site has: {known}")
+        base = settings.site.profiles[profile]
+    return override(base, parse_resources(fields, "--"))

@@ -1,0 +1,224 @@
+"""Heavy runs on a real cluster, as people launch, cancel and re-execute them, and what they see of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hfassets_tests.cluster import Cluster
+from hfassets_tests.service import wait_for
+from hfassets_tests.slurm.deployment import CONFIGS, SlurmService, tick_passes
+
+pytestmark = [pytest.mark.slurm, pytest.mark.dagster]
+
+# Two ticks of the reconciler, and the time to see it.
+TWO_TICKS = 2 * 15.0 + 20.0
+
+
+def comments(cluster: Cluster, run_id: str) -> list[str]:
+    """The job ids that SLURM knows for a run."""
+    lines = cluster.run("squeue", "-h", "-t", "all", "-o", "%i %k").splitlines()
+    return [line.split()[0] for line in lines if f":{run_id}:" in line]
+
+
+def in_queue(cluster: Cluster, job: str) -> bool:
+    """Whether a job waits or runs."""
+    return job in cluster.run("squeue", "-h", "-o", "%i").split()
+
+
+def test_a_backfill_of_many_configs_is_as_many_jobs_and_materialises_all(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    keys = slurm_service.keys("prepared_dataset")
+    assert len(keys) == CONFIGS
+    backfill = slurm_service.backfill(["prepared_dataset"], keys)
+    assert slurm_service.backfill_outcome(backfill) == "COMPLETED_SUCCESS"
+    runs = slurm_service.runs(backfill=backfill)
+    assert len(runs) == CONFIGS and {run["status"] for run in runs} == {"SUCCESS"}
+    jobs = [comments(cluster, run["runId"]) for run in runs]
+    assert [len(of_run) for of_run in jobs] == [1] * CONFIGS
+    assert len({job for of_run in jobs for job in of_run}) == CONFIGS
+    assert len(slurm_service.partitions("prepared_dataset")["materialized"]) == CONFIGS
+    for run in runs:
+        slurm_service.wait_tag(run["runId"], "state", "COMPLETED")
+
+
+def test_what_a_job_prints_is_on_the_run_page(slurm_service: SlurmService) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="printed", parts=1, seconds=0.1)
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert "making printed" in slurm_service.printed(run)
+    assert any("offline: 1" in message for message in slurm_service.messages(run))
+
+
+def test_a_check_without_its_asset_is_a_job_too(slurm_service: SlurmService, cluster: Cluster) -> None:
+    key = slurm_service.keys("prepared_dataset")[0]
+    assert slurm_service.outcome(slurm_service.launch(["prepared_dataset"], key)) == "SUCCESS"
+    run = slurm_service.check_only("prepared_dataset", "files_intact", key)
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert len(comments(cluster, run)) == 1
+
+
+def test_the_run_of_a_schedule_is_a_job_too(slurm_service: SlurmService, cluster: Cluster) -> None:
+    slurm_service.switch_on("every_minute")
+    run = wait_for("the schedule to launch a run", lambda: slurm_service.runs(schedule_name="every_minute"))[0]["runId"]
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert len(comments(cluster, run)) == 1
+
+
+def test_a_light_run_stays_with_dagsters_own_launcher(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("light")
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert comments(cluster, run) == []
+    assert slurm_service.worked("light")[-1].split()[1] == "-"
+
+
+def test_a_run_tag_makes_a_light_run_a_job_with_what_it_asks_for(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("light", tags={"slurm/cpus": "2", "slurm/time": "00:05:00"})
+    assert slurm_service.outcome(run) == "SUCCESS"
+    (job,) = comments(cluster, run)
+    assert (cluster.field(job, "NumCPUs"), cluster.field(job, "TimeLimit")) == ("2", "00:05:00")
+
+
+def test_a_request_that_makes_no_sense_fails_the_run_with_the_field(slurm_service: SlurmService) -> None:
+    run = slurm_service.launch_trial("light", tags={"slurm/memory": "a lot"})
+    assert slurm_service.outcome(run) == "FAILURE"
+    assert any("slurm/memory" in message and "a lot" in message for message in slurm_service.messages(run))
+
+
+def test_what_the_cluster_refuses_is_said_in_its_words_and_with_advice(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    run = slurm_service.launch_trial("light", tags={"slurm/partition": "nowhere"})
+    assert slurm_service.outcome(run) == "FAILURE"
+    said = next(message for message in slurm_service.messages(run) if "nvalid partition" in message)
+    assert "sinfo" in said
+    assert comments(cluster, run) == []
+
+
+def test_a_job_cancelled_while_it_waits_fails_its_run_with_the_reason(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
+    try:
+        run = slurm_service.launch_trial("slow_parts", name="waiting", parts=1)
+        job = slurm_service.job(run)
+        wait_for("the reason", lambda: "Nodes required" in slurm_service.tags(run).get("slurm-status/reason", ""))
+        assert slurm_service.run_status(run) == "STARTING"
+        cluster.run("scancel", job)
+        cancelled = time.monotonic()
+        said = slurm_service.wait_message(run, "cancelled", TWO_TICKS)
+        assert time.monotonic() - cancelled < TWO_TICKS
+        assert slurm_service.outcome(run) == "FAILURE"
+        assert job in said and "root" in said
+    finally:
+        cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_forced_cancel_ends_the_job_within_two_ticks(
+    slurm_service: SlurmService, cluster: Cluster, waiting: bool
+) -> None:
+    if waiting:
+        cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
+    try:
+        name = f"forced-{waiting}"
+        run = slurm_service.launch_trial("slow_parts", name=name, parts=100)
+        job = slurm_service.job(run)
+        if not waiting:
+            wait_for("the work to begin", lambda: slurm_service.run_status(run) == "STARTED")
+        slurm_service.terminate(run, force=True)
+        assert slurm_service.run_status(run) == "CANCELED"
+        wait_for("the job to end", lambda: not in_queue(cluster, job), TWO_TICKS)
+        assert slurm_service.run_status(run) == "CANCELED"
+    finally:
+        cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
+
+
+def test_a_cancelled_run_ends_its_worker_and_leaves_no_half_written_part(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="ended", parts=100)
+    wait_for("a part to be done", lambda: slurm_service.worked("done part-1"))
+    slurm_service.terminate(run)
+    assert slurm_service.outcome(run) == "CANCELED"
+    wait_for("the job to end", lambda: not in_queue(cluster, slurm_service.job(run)), TWO_TICKS)
+    parts = slurm_service.home.root / "ended"
+    assert all((part / "data.bin").stat().st_size == 2000 for part in parts.glob("part-*") if part.is_dir())
+
+
+def test_a_run_that_is_executed_again_is_a_job_of_its_own(slurm_service: SlurmService, cluster: Cluster) -> None:
+    first = slurm_service.launch_trial("hungry", megabytes=900)
+    assert slurm_service.outcome(first) == "FAILURE"
+    second = slurm_service.reexecute(first)
+    assert slurm_service.outcome(second) == "FAILURE"
+    assert comments(cluster, first) != comments(cluster, second)
+    assert len(comments(cluster, first)) == len(comments(cluster, second)) == 1
+
+
+def test_a_job_that_takes_too_much_memory_says_so(slurm_service: SlurmService) -> None:
+    run = slurm_service.launch_trial("hungry", megabytes=900)
+    assert slurm_service.outcome(run) == "FAILURE"
+    said = slurm_service.wait_message(run, "memory")
+    assert "slurm/memory" in said and "300" in said
+
+
+def test_a_requeued_job_resumes_its_run_and_does_no_part_twice(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="requeued", parts=6, seconds=1.5)
+    job = slurm_service.job(run)
+    wait_for("two parts", lambda: len(list((slurm_service.home.root / "requeued").glob("part-*/manifest.json"))) >= 2)
+    cluster.run("scontrol", "requeue", job)
+    cluster.start_now(job)
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert slurm_service.job(run) == job
+    done = [line.split()[1] for line in slurm_service.worked(f" {job} ") if line.startswith("done")]
+    assert sorted(done) == [f"part-{number}" for number in range(6)]
+    assert any("resumes the run" in message for message in slurm_service.messages(run))
+
+
+def test_a_run_whose_node_dies_goes_on_elsewhere(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="lost", parts=6, seconds=1.5)
+    job = slurm_service.job(run)
+    wait_for("two parts", lambda: len(list((slurm_service.home.root / "lost").glob("part-*/manifest.json"))) >= 2)
+    node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+    cluster.kill_node(node)
+    try:
+        said = slurm_service.wait_message(run, "requeued")
+        assert node in said
+        cluster.start_now(job)
+        assert slurm_service.outcome(run) == "SUCCESS"
+        done = [line.split()[1] for line in slurm_service.worked(f" {job} ") if line.startswith("done")]
+        assert sorted(done) == [f"part-{number}" for number in range(6)]
+        slurm_service.wait_tag(run, "node", "n2" if node == "n1" else "n1")
+    finally:
+        cluster.start_node(node)
+
+
+def test_a_run_outlives_the_controller(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="alone", parts=12, seconds=1.5)
+    slurm_service.job(run)
+    wait_for("the work to begin", lambda: slurm_service.run_status(run) == "STARTED")
+    cluster.stop_controller()
+    try:
+        deferred = slurm_service.launch_trial("slow_parts", name="deferred", parts=1, seconds=0.1)
+        slurm_service.wait_message(deferred, "not submitted yet")
+        tick_passes(slurm_service, 2)
+        assert slurm_service.run_status(run) in ("STARTED", "SUCCESS")
+        assert slurm_service.run_status(deferred) == "STARTING"
+    finally:
+        cluster.start_controller()
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert slurm_service.outcome(deferred) == "SUCCESS"
+    assert len(comments(cluster, deferred)) == 1
+
+
+def test_a_run_goes_on_in_a_new_job_after_its_time_limit(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="long", parts=9, seconds=10, tags={"slurm/time": "1"})
+    first = slurm_service.job(run)
+    said = slurm_service.wait_message(run, "time limit")
+    assert first in said
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert len(comments(cluster, run)) == 2
+    done = [line.split()[1] for job in comments(cluster, run) for line in slurm_service.worked(f" {job} ")
+            if line.startswith("done")]  # fmt: skip
+    assert sorted(done) == [f"part-{number}" for number in range(9)]
