@@ -177,8 +177,18 @@ class Cluster:
         )
 
     def start_now(self, job_id: str) -> None:
-        """Take from a requeued job the two minutes that SLURM lets it wait."""
-        self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+        """Take from a requeued job the two minutes that SLURM lets it wait; returns when it runs again.
+
+        SLURM sets its start time once more when the last processes of its former life are gone.
+        """
+
+        def runs_again() -> bool:
+            if "PENDING" in self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"):
+                self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
+            restarts, state = self.field(job_id, "Restarts"), self.field(job_id, "JobState")
+            return restarts != "0" and state in ("RUNNING", "COMPLETED", "FAILED")
+
+        wait_until(f"job {job_id} to run again", runs_again, 60)
 
     def cancel_all(self) -> None:
         """End every job, and wait until the nodes are free again."""

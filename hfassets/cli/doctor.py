@@ -28,8 +28,8 @@ from hfassets.report.units import counted
 def doctor(fix: bool, wait_s: float, json_path: str | None) -> None:
     """Examine the deployment that DAGSTER_HOME and HFASSETS_CATALOG name.
 
-    Database, daemon, pools, folders, secrets, token; with the SLURM launcher also the cluster, and by a small job what a
-    compute node sees of it all. Exit code 1 when there is a problem.
+    Database, daemon, pools, folders, secrets, token; with the SLURM launcher also the cluster, and by a small job what
+    a compute node sees of it all. Exit code 1 when there is a problem.
     """
     from hfassets.doctor.examine import examine_all
     from hfassets.doctor.finding import Level

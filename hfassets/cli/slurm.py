@@ -43,14 +43,15 @@ def slurm() -> None:
     """Work with SLURM: commands as jobs, the jobs of runs, an orderly stop."""
 
 
-def _resource_options() -> Any:
-    return options(*(click.option(f"--{name}", metavar="TEXT", help=text) for name, text in RESOURCE_OPTIONS.items()))
+resource_options = options(
+    *(click.option(f"--{name}", metavar="TEXT", help=text) for name, text in RESOURCE_OPTIONS.items())
+)
 
 
 @slurm.command(context_settings={"ignore_unknown_options": False})
 @click.option("--site", type=PATH, help="A site profile (YAML) [default: what DAGSTER_HOME's launcher has].")
 @click.option("--profile", help="A named profile of resources.")
-@_resource_options()
+@resource_options
 @click.option("--name", help="The job's name [default: the command's].")
 @click.option("--log", type=PATH, help="Where the job's output goes [default: ./<name>-<time>.log].")
 @click.option("--wait", is_flag=True, help="Wait for the job; the exit code is then the command's.")
@@ -142,9 +143,8 @@ def jobs(ended: bool, json_path: str | None) -> None:
     pending = sum(job.state.pending for job in found)
     running = sum(not job.state.pending and not job.state.ended for job in found)
     summary = f"{counted(len(found), 'job')}: {running} running, {pending} pending"
-    columns = ["job", "state", "reason or node", "start", "elapsed", "limit", "partition", "what", "attempt"]
-    table = build_table(columns, [list(row.values()) for row in rows])
-    show(json_path, rows, *([table] if rows else []), summary)
+    table = build_table(list(rows[0]), [list(row.values()) for row in rows]).rich() if rows else ""
+    show(json_path, rows, table, summary)
 
 
 def _row(job: Job) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _row(job: Job) -> dict[str, str]:
     return {
         "job": job.job_id,
         "state": job.state.value,
-        "where": job.reason if job.state.pending else job.nodes,
+        "reason or node": job.reason if job.state.pending else job.nodes,
         "start": "" if job.start is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start)),
         "elapsed": "" if not job.elapsed_s else format_seconds(job.elapsed_s),
         "limit": "" if job.limit_s is None else format_seconds(job.limit_s),
@@ -166,9 +166,7 @@ def _row(job: Job) -> dict[str, str]:
 @slurm.command()
 @click.option("--end", "undo", is_flag=True, help="Start queued runs again.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for local runs.")
-@click.option(
-    "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait at most so long [default: for ever]."
-)
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait at most so long.")
 @json_option
 def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | None) -> None:
     """Start no more queued runs, and wait until this host's runs have ended; SLURM jobs go on.

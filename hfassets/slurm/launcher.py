@@ -160,16 +160,20 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Submit the run's job, or have the run started on the code server's host.
 
-        Raises SlurmError when the run cannot be resolved or the cluster refuses it for good: Dagster then fails it.
+        A run that cannot be resolved, or that the cluster refuses for good, is failed with that one line.
         """
         run = context.dagster_run
-        work = workload(run, context.workspace)
-        if is_heavy(work) or (self.settings.route == "all" and not runs_with_the_daemon(work, self.settings.site)):
-            request = resolve(work, self.settings.site)
-            self._launch(run, 1, request)
-        else:
-            self._instance.add_run_tags(run.run_id, tags.local(run))
-            self._inner.launch_run(context)
+        try:
+            work = workload(run, context.workspace)
+            if is_heavy(work) or (self.settings.route == "all" and not runs_with_the_daemon(work, self.settings.site)):
+                self._launch(run, 1, resolve(work, self.settings.site))
+                return
+        except SlurmError as error:
+            # Raised on, it would be shown with a traceback, and as an error of the queue.
+            self._instance.report_run_failed(run, f"No SLURM job for this run: {error}")
+            return
+        self._instance.add_run_tags(run.run_id, tags.local(run))
+        self._inner.launch_run(context)
 
     @property
     def supports_resume_run(self) -> bool:
@@ -181,9 +185,12 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         run = context.dagster_run
         if tags.record(run) is None:
             raise SlurmError(f"run {run.run_id} is no SLURM job, and only those are resumed")
-        work = workload(run, context.workspace)
         latest = self.attempts.latest(run.run_id)
-        self._launch(run, (latest.attempt if latest else 1) + 1, resolve(work, self.settings.site))
+        try:
+            work = workload(run, context.workspace)
+            self._launch(run, (latest.attempt if latest else 1) + 1, resolve(work, self.settings.site))
+        except SlurmError as error:
+            self._instance.report_run_failed(run, f"No new SLURM job for this run: {error}")
 
     def terminate(self, run_id: str) -> bool:
         """Ask the run's worker to stop: a signal, a while to clean up, then the job is cancelled.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 import orjson
@@ -330,6 +330,11 @@ class Reconciler:
             found = tags.record(run)
             if found is None:
                 continue
+            if found.job_id is None and (intent := self._attempts.intent(run.run_id, found.attempt)) is not None:
+                # The launcher died before it told the run, and the worker was faster than this.
+                adopted = self._job_of(intent, snapshot)
+                found = replace(found, job_id=adopted.job_id) if adopted else found
+                self._write_tags(run, found.as_tag())
             job = snapshot.jobs.get(found.job_id or "")
             if job is not None:
                 self._tag(run, found, job)

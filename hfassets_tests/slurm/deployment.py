@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 from dagster import DagsterInstance
 
 from hfassets.demo.home import DemoHome
+from hfassets.demo.hub_app import TOKEN
 from hfassets.demo.hub_server import SampleHub
 from hfassets.demo.ui import services
 from hfassets_tests.cluster import Cluster, Postgres
@@ -35,6 +37,7 @@ class SlurmService(Service):
     """A Service whose heavy runs are jobs of `cluster`."""
 
     cluster: Cluster
+    secrets: tuple[str, ...] = ()
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Status, tags and the messages of a run's events, oldest first."""
@@ -179,11 +182,28 @@ def write_config(home: DemoHome, *, postgres: Postgres | None, launcher: dict[st
         "resources": {"nodes": 1, "cpus": 1, "memory": "900M", "time": "00:10:00"},
         "submissions_per_second": 20.0,
         "export": ["TRIAL_FOLDER"],
+        "secrets_file": str(home.root / "secrets.env"),
         "notices": {"file": str(home.root / "notices.jsonl")},
         **(launcher or {}),
     }
     home.dagster.mkdir(parents=True, exist_ok=True)
     (home.dagster / "dagster.yaml").write_text(yaml.safe_dump(document))
+
+
+def deadly_sbatch(folder: Path) -> Path:
+    """A folder for PATH whose `sbatch` kills its caller, once, where a file kill-before or kill-after says so."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "sbatch"
+    script.write_text(
+        "#!/bin/bash\n"
+        f"mv {folder}/kill-before {folder}/killed 2>/dev/null && kill -9 $PPID && exit 1\n"
+        f'answer=$({shutil.which("sbatch")} "$@") || exit $?\n'
+        f"mv {folder}/kill-after {folder}/killed 2>/dev/null && kill -9 $PPID && exit 1\n"
+        'echo "$answer"\n'
+    )
+    script.chmod(0o755)
+    return bin_folder
 
 
 @contextmanager
@@ -208,9 +228,11 @@ def deployment(
         )
         with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
             write_config(home, postgres=postgres, launcher=launcher)
+            os.environ["PATH"] = f"{deadly_sbatch(folder)}:{os.environ['PATH']}"
             os.environ["PYTHONPATH"] = str(ROOT)
             os.environ["TRIAL_FOLDER"] = str(folder)
             os.environ["DAGSTER_LOG_FOLDER"] = str(folder / "compute-logs")
+            os.environ["HF_TOKEN"] = TOKEN
             if postgres is not None:
                 os.environ |= {
                     "DAGSTER_PG_HOST": "127.0.0.1",
@@ -219,6 +241,10 @@ def deployment(
                     "DAGSTER_PG_PASSWORD": postgres.password,
                     "DAGSTER_PG_DATABASE": postgres.database,
                 }
+            secrets = {name: os.environ.get(name, "") for name in ("HF_TOKEN", "DAGSTER_PG_PASSWORD")}
+            secrets_file = folder / "secrets.env"
+            secrets_file.touch(0o600)
+            secrets_file.write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
             home.create(hub.url)
             home.synchronise()
             fetch = [sys.executable, "-m", "hfassets.cli.main", "hub", "download", "--raw-only"]
@@ -229,6 +255,7 @@ def deployment(
             servers = exits.enter_context(services(home, locations=LOCATIONS))
         service = SlurmService(servers.url, home, hub, env, servers.processes, exits)
         service.cluster = cluster
+        service.secrets = (TOKEN, *((postgres.password,) if postgres is not None else ()))
         yield service
 
 

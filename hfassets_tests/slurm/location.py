@@ -78,6 +78,12 @@ def light() -> None:
     say("light")
 
 
+@dg.asset
+def trusted() -> None:
+    """Says whether it has a token, and not which."""
+    say(f"trusted {'yes' if os.environ.get('HF_TOKEN') and os.environ.get('DAGSTER_PG_PASSWORD') else 'no'}")
+
+
 scheduled = dg.define_asset_job("scheduled", selection=["slow_parts"])
 
 
@@ -88,4 +94,4 @@ def every_minute(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key="once", run_config=config)
 
 
-defs = dg.Definitions(assets=[slow_parts, hungry, light], jobs=[scheduled], schedules=[every_minute])
+defs = dg.Definitions(assets=[slow_parts, hungry, light, trusted], jobs=[scheduled], schedules=[every_minute])

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import yaml
+from dagster import DagsterInstance
 
+from hfassets.slurm.launcher import SlurmRunLauncher
+from hfassets.slurm.reconciler import Memory, Reconciler
 from hfassets_tests.cluster import Cluster
 from hfassets_tests.service import wait_for
 from hfassets_tests.slurm.deployment import CONFIGS, SlurmService, tick_passes
@@ -22,24 +31,35 @@ def comments(cluster: Cluster, run_id: str) -> list[str]:
     return [line.split()[0] for line in lines if f":{run_id}:" in line]
 
 
+@contextmanager
+def no_room(cluster: Cluster) -> Iterator[None]:
+    """No job starts in the body: both nodes are drained."""
+    cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
+    try:
+        yield
+    finally:
+        cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
+
+
 def in_queue(cluster: Cluster, job: str) -> bool:
     """Whether a job waits or runs."""
     return job in cluster.run("squeue", "-h", "-o", "%i").split()
 
 
+@pytest.mark.parametrize("configs", [6, pytest.param(CONFIGS, marks=pytest.mark.drill)])
 def test_a_backfill_of_many_configs_is_as_many_jobs_and_materialises_all(
-    slurm_service: SlurmService, cluster: Cluster
+    slurm_service: SlurmService, cluster: Cluster, configs: int
 ) -> None:
-    keys = slurm_service.keys("prepared_dataset")
-    assert len(keys) == CONFIGS
+    keys = slurm_service.keys("prepared_dataset")[:configs]
+    assert len(keys) == configs
     backfill = slurm_service.backfill(["prepared_dataset"], keys)
     assert slurm_service.backfill_outcome(backfill) == "COMPLETED_SUCCESS"
     runs = slurm_service.runs(backfill=backfill)
-    assert len(runs) == CONFIGS and {run["status"] for run in runs} == {"SUCCESS"}
+    assert len(runs) == configs and {run["status"] for run in runs} == {"SUCCESS"}
     jobs = [comments(cluster, run["runId"]) for run in runs]
-    assert [len(of_run) for of_run in jobs] == [1] * CONFIGS
-    assert len({job for of_run in jobs for job in of_run}) == CONFIGS
-    assert len(slurm_service.partitions("prepared_dataset")["materialized"]) == CONFIGS
+    assert [len(of_run) for of_run in jobs] == [1] * configs
+    assert len({job for of_run in jobs for job in of_run}) == configs
+    assert set(slurm_service.partitions("prepared_dataset")["materialized"]) >= set(keys)
     for run in runs:
         slurm_service.wait_tag(run["runId"], "state", "COMPLETED")
 
@@ -59,6 +79,7 @@ def test_a_check_without_its_asset_is_a_job_too(slurm_service: SlurmService, clu
     assert len(comments(cluster, run)) == 1
 
 
+@pytest.mark.drill
 def test_the_run_of_a_schedule_is_a_job_too(slurm_service: SlurmService, cluster: Cluster) -> None:
     slurm_service.switch_on("every_minute")
     run = wait_for("the schedule to launch a run", lambda: slurm_service.runs(schedule_name="every_minute"))[0]["runId"]
@@ -99,31 +120,25 @@ def test_what_the_cluster_refuses_is_said_in_its_words_and_with_advice(
 def test_a_job_cancelled_while_it_waits_fails_its_run_with_the_reason(
     slurm_service: SlurmService, cluster: Cluster
 ) -> None:
-    cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
-    try:
+    with no_room(cluster):
         run = slurm_service.launch_trial("slow_parts", name="waiting", parts=1)
         job = slurm_service.job(run)
         wait_for("the reason", lambda: "Nodes required" in slurm_service.tags(run).get("slurm-status/reason", ""))
         assert slurm_service.run_status(run) == "STARTING"
         cluster.run("scancel", job)
         cancelled = time.monotonic()
-        said = slurm_service.wait_message(run, "cancelled", TWO_TICKS)
+        said = slurm_service.wait_message(run, "CANCELLED", TWO_TICKS)
         assert time.monotonic() - cancelled < TWO_TICKS
         assert slurm_service.outcome(run) == "FAILURE"
         assert job in said and "root" in said
-    finally:
-        cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
 
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_forced_cancel_ends_the_job_within_two_ticks(
     slurm_service: SlurmService, cluster: Cluster, waiting: bool
 ) -> None:
-    if waiting:
-        cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
-    try:
-        name = f"forced-{waiting}"
-        run = slurm_service.launch_trial("slow_parts", name=name, parts=100)
+    with no_room(cluster) if waiting else nullcontext():
+        run = slurm_service.launch_trial("slow_parts", name=f"forced-{waiting}", parts=100)
         job = slurm_service.job(run)
         if not waiting:
             wait_for("the work to begin", lambda: slurm_service.run_status(run) == "STARTED")
@@ -131,8 +146,6 @@ def test_a_forced_cancel_ends_the_job_within_two_ticks(
         assert slurm_service.run_status(run) == "CANCELED"
         wait_for("the job to end", lambda: not in_queue(cluster, job), TWO_TICKS)
         assert slurm_service.run_status(run) == "CANCELED"
-    finally:
-        cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
 
 
 def test_a_cancelled_run_ends_its_worker_and_leaves_no_half_written_part(
@@ -147,20 +160,63 @@ def test_a_cancelled_run_ends_its_worker_and_leaves_no_half_written_part(
     assert all((part / "data.bin").stat().st_size == 2000 for part in parts.glob("part-*") if part.is_dir())
 
 
-def test_a_run_that_is_executed_again_is_a_job_of_its_own(slurm_service: SlurmService, cluster: Cluster) -> None:
+def test_a_job_that_takes_too_much_memory_says_so_and_a_new_execution_is_a_job_of_its_own(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
     first = slurm_service.launch_trial("hungry", megabytes=900)
     assert slurm_service.outcome(first) == "FAILURE"
+    said = slurm_service.wait_message(first, "memory")
+    assert "slurm/memory" in said and "300" in said
     second = slurm_service.reexecute(first)
     assert slurm_service.outcome(second) == "FAILURE"
-    assert comments(cluster, first) != comments(cluster, second)
     assert len(comments(cluster, first)) == len(comments(cluster, second)) == 1
+    assert comments(cluster, first) != comments(cluster, second)
 
 
-def test_a_job_that_takes_too_much_memory_says_so(slurm_service: SlurmService) -> None:
-    run = slurm_service.launch_trial("hungry", megabytes=900)
-    assert slurm_service.outcome(run) == "FAILURE"
-    said = slurm_service.wait_message(run, "memory")
-    assert "slurm/memory" in said and "300" in said
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_daemon_killed_around_its_submission_leaves_one_job_and_the_run_goes_on(
+    slurm_service: SlurmService, cluster: Cluster, moment: str
+) -> None:
+    flag = slurm_service.home.root / f"kill-{moment}"
+    flag.touch()
+    daemon = slurm_service.servers["daemon"]
+    run = slurm_service.launch_trial("slow_parts", name=f"killed-{moment}", parts=25, seconds=1)
+    wait_for("the daemon to be killed", lambda: daemon.poll() is not None)
+    assert not flag.exists()
+    assert len(comments(cluster, run)) == (0 if moment == "before" else 1)
+    slurm_service.restart_daemon()
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert len(comments(cluster, run)) == 1
+    assert any(("Adopted" if moment == "after" else "Submitted") in message for message in slurm_service.messages(run))
+
+
+def test_two_instances_of_one_user_leave_each_others_jobs_alone(
+    slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
+) -> None:
+    with no_room(cluster):
+        run = slurm_service.launch_trial("slow_parts", name="ours", parts=1, seconds=0.1)
+        job = slurm_service.job(run)
+        foreign = cluster.sbatch("sleep 60", f"--comment=dagster:{'0' * 32}:{run}:1")
+        with other_instance(tmp_path, cluster) as instance:
+            launcher = instance.run_launcher
+            assert isinstance(launcher, SlurmRunLauncher)
+            memory = Memory()
+            for _ in range(3):
+                assert Reconciler(instance, launcher, memory).tick().actions == []
+        tick_passes(slurm_service, 2)
+        assert in_queue(cluster, job) and in_queue(cluster, foreign)
+    assert slurm_service.outcome(run) == "SUCCESS"
+    cluster.run("scancel", foreign)
+
+
+@contextmanager
+def other_instance(folder: Path, cluster: Cluster) -> Iterator[DagsterInstance]:
+    """Another Dagster instance with the same launcher, of the same user."""
+    monitoring = {"enabled": True, "start_timeout_seconds": 10**9, "max_resume_run_attempts": 5}
+    launcher = {"module": "hfassets.slurm", "class": "SlurmRunLauncher", "config": {}}
+    (folder / "dagster.yaml").write_text(yaml.safe_dump({"run_launcher": launcher, "run_monitoring": monitoring}))
+    with patch.dict(os.environ, cluster.environment), DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
 
 
 def test_a_requeued_job_resumes_its_run_and_does_no_part_twice(slurm_service: SlurmService, cluster: Cluster) -> None:
@@ -176,6 +232,7 @@ def test_a_requeued_job_resumes_its_run_and_does_no_part_twice(slurm_service: Sl
     assert any("resumes the run" in message for message in slurm_service.messages(run))
 
 
+@pytest.mark.drill
 def test_a_run_whose_node_dies_goes_on_elsewhere(slurm_service: SlurmService, cluster: Cluster) -> None:
     run = slurm_service.launch_trial("slow_parts", name="lost", parts=6, seconds=1.5)
     job = slurm_service.job(run)
@@ -194,6 +251,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere(slurm_service: SlurmService, cl
         cluster.start_node(node)
 
 
+@pytest.mark.drill
 def test_a_run_outlives_the_controller(slurm_service: SlurmService, cluster: Cluster) -> None:
     run = slurm_service.launch_trial("slow_parts", name="alone", parts=12, seconds=1.5)
     slurm_service.job(run)
@@ -212,6 +270,7 @@ def test_a_run_outlives_the_controller(slurm_service: SlurmService, cluster: Clu
     assert len(comments(cluster, deferred)) == 1
 
 
+@pytest.mark.drill
 def test_a_run_goes_on_in_a_new_job_after_its_time_limit(slurm_service: SlurmService, cluster: Cluster) -> None:
     run = slurm_service.launch_trial("slow_parts", name="long", parts=9, seconds=10, tags={"slurm/time": "1"})
     first = slurm_service.job(run)
