@@ -75,7 +75,7 @@ def submit(
     """
     from hfassets.slurm.client import SlurmClient
     from hfassets.slurm.command import command_script
-    from hfassets.slurm.errors import SlurmError
+    from hfassets.slurm.errors import ResourceError, SlurmError
 
     try:
         settings = _settings(site)
@@ -105,8 +105,11 @@ def submit(
             return
         click.echo(f"job {job_id} submitted; it writes to {log}", err=True)
         _follow(client, job_id, log, json_path, document)
+    except ResourceError as error:
+        raise UsageError(str(error)) from error
     except SlurmError as error:
-        raise HfassetsError(str(error)) from error
+        # Advice names run tags, which are options here.
+        raise HfassetsError(str(error).replace("slurm/", "--")) from error
 
 
 def _follow(client: Any, job_id: str, log: Path, json_path: str | None, document: dict[str, Any]) -> None:
@@ -117,7 +120,7 @@ def _follow(client: Any, job_id: str, log: Path, json_path: str | None, document
     if detail is None:
         raise HfassetsError(f"job {job_id} did not end")
     good = detail.state == JobState.COMPLETED
-    text = f"job {job_id} COMPLETED" if good else ending(detail, log)
+    text = f"job {job_id} COMPLETED" if good else ending(detail, log).replace("slurm/", "--")
     show(json_path, {**document, "state": detail.state.value, "exit_code": detail.exit_code}, text)
     if not good:
         click.echo(f"error: {text}", err=True)
@@ -143,7 +146,8 @@ def jobs(ended: bool, json_path: str | None) -> None:
     pending = sum(job.state.pending for job in found)
     running = sum(not job.state.pending and not job.state.ended for job in found)
     summary = f"{counted(len(found), 'job')}: {running} running, {pending} pending"
-    table = build_table(list(rows[0]), [list(row.values()) for row in rows]).rich() if rows else ""
+    headings = ["reason or node" if name == "where" else name for name in (rows[0] if rows else {})]
+    table = build_table(headings, [list(row.values()) for row in rows]).rich() if rows else ""
     show(json_path, rows, table, summary)
 
 
@@ -153,7 +157,7 @@ def _row(job: Job) -> dict[str, str]:
     return {
         "job": job.job_id,
         "state": job.state.value,
-        "reason or node": job.reason if job.state.pending else job.nodes,
+        "where": job.reason if job.state.pending else job.nodes,
         "start": "" if job.start is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start)),
         "elapsed": "" if not job.elapsed_s else format_seconds(job.elapsed_s),
         "limit": "" if job.limit_s is None else format_seconds(job.limit_s),

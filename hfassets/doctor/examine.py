@@ -25,6 +25,7 @@ from hfassets.doctor.deployment import environment_problem, examine_instance, us
 from hfassets.doctor.finding import Finding, Level, ok, problem
 from hfassets.doctor.places import Place, examine_place
 from hfassets.errors import HfassetsError
+from hfassets.report.units import counted
 from hfassets.slurm.client import SlurmClient
 from hfassets.slurm.launcher import SlurmRunLauncher
 from hfassets.slurm.settings import Settings
@@ -87,7 +88,7 @@ def _catalog() -> tuple[Catalog | None, list[Finding]]:
     if accepted.error is not None:
         wrong = problem(f"catalog {path}", accepted.error, "correct it; the last accepted one stays in force")
         return accepted.catalog, [wrong]
-    return accepted.catalog, [ok(f"catalog {path}", f"{len(accepted.require().datasets)} datasets")]
+    return accepted.catalog, [ok(f"catalog {path}", counted(len(accepted.require().datasets), "dataset"))]
 
 
 def _places(instance: DagsterInstance | None, settings: Settings | None, catalog: Catalog | None) -> list[Place]:

@@ -232,7 +232,6 @@ def deployment(
             os.environ["PYTHONPATH"] = str(ROOT)
             os.environ["TRIAL_FOLDER"] = str(folder)
             os.environ["DAGSTER_LOG_FOLDER"] = str(folder / "compute-logs")
-            os.environ["HF_TOKEN"] = TOKEN
             if postgres is not None:
                 os.environ |= {
                     "DAGSTER_PG_HOST": "127.0.0.1",
@@ -241,11 +240,12 @@ def deployment(
                     "DAGSTER_PG_PASSWORD": postgres.password,
                     "DAGSTER_PG_DATABASE": postgres.database,
                 }
+            home.create(hub.url)
+            os.environ["HF_TOKEN"] = TOKEN
             secrets = {name: os.environ.get(name, "") for name in ("HF_TOKEN", "DAGSTER_PG_PASSWORD")}
             secrets_file = folder / "secrets.env"
             secrets_file.touch(0o600)
             secrets_file.write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
-            home.create(hub.url)
             home.synchronise()
             fetch = [sys.executable, "-m", "hfassets.cli.main", "hub", "download", "--raw-only"]
             subprocess.run([*fetch, "--dataset-name", "team/many", "--revision", hub.commit("team/many")], check=True)

@@ -1,5 +1,6 @@
 """The hub chain as assets: thin over `hfassets.hub`, one partition a dataset config."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,6 +97,14 @@ def verifiables(location: Location) -> list[Verifiable]:
     ]
 
 
+def _quota_share(instance: dg.DagsterInstance) -> int:
+    """How many hosts may use the token at once: on one host runs share a budget file, SLURM jobs only the pool."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return 1
+    limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+    return max(1, limits.get(HUB_POOL, 1))
+
+
 def _run(
     context: dg.AssetExecutionContext,
     asset: dg.AssetKey,
@@ -183,6 +192,7 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
                 token_env=location.partition(key).dataset.token_env,
                 max_retries=hub.max_retries,
                 backoff_factor=hub.backoff_factor,
+                quota_share=_quota_share(context.instance),
             )
             with HubClient(options, progress) as client:
                 taken = take_snapshot(client, request(key), progress)
