@@ -196,7 +196,8 @@ def _duplicate_names(document: Document) -> Iterable[Problem]:
 
 def _translate(document: Document, error: Any) -> Problem | None:
     """One pydantic error as what would be right, never in pydantic's words; None when another error says the same."""
-    keys: Keys = tuple(error["loc"])
+    # `[key]` is pydantic's mark for a key, not a value, that is wrong.
+    keys: Keys = tuple(part for part in error["loc"] if part != "[key]")
     kind, context = error["type"], error.get("ctx", {})
     line, written = document.line(keys), document.written(keys)
     if keys[-1] == "name" and written is None:
@@ -219,10 +220,10 @@ def _translate(document: Document, error: Any) -> Problem | None:
         text = f"must be {words} {context[bound]:g}"
     else:
         text = f"must be {_MUST_BE[kind]}"
-    # What was typed instead of a variable's name may be a token: it is never repeated.
-    return Problem(
-        line, keys, text if keys[-1] == "token_env" else f"{text}, not {written or 'what the environment says'}"
-    )
+    # What was typed instead of a variable's name may be a token: it is never repeated. A request of resources names the
+    # value itself, which is a field of what was written here.
+    told = keys[-1] == "token_env" or "slurm" in keys
+    return Problem(line, keys, text if told else f"{text}, not {written or 'what the environment says'}")
 
 
 def _model_of(keys: Keys) -> type[Model]:

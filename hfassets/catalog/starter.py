@@ -27,6 +27,9 @@ verify:
   # reverify_max_partitions_per_tick: 20
   # repair_max_bytes_per_day: 200GB
 
+slurm:                                             # what heavy runs ask for when they become SLURM jobs
+  # prepared_dataset: {cpus: 8, memory: 32G, time: "04:00:00"}
+
 datasets:
   - repo: openai/gsm8k
     configs: [main]                                # none: all that the repo has
@@ -40,4 +43,5 @@ datasets:
     # partitions_per_run: 1
     # token_env: HF_TOKEN                          # the name of the variable, never the token
     # num_proc: 8
+    # slurm: {memory: 64G}                         # what this dataset's heavy runs ask for beyond that
 """

@@ -35,14 +35,14 @@ def errors(text: str | bytes, **environment: str) -> list[str]:
 
 KEYS = (
     "name, repo, revision, configs, include, exclude, files, transfer, max_bytes, partitions_per_run, token_env, "
-    "num_proc"
+    "num_proc, slurm"
 )
 
 BAD = [
     ("", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
     ("# nothing\n", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
-    ("- a\n", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, datasets, not a list"]),
-    ("hello", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, datasets, not 'hello'"]),
+    ("- a\n", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, slurm, datasets, not a list"]),
+    ("hello", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, slurm, datasets, not 'hello'"]),
     ("a: [1\nb: 2", ["catalog.yaml:2: not YAML: did not find expected ',' or ']' (while parsing a flow sequence)"]),
     ("hub:\n\tmax_retries: 1", ["catalog.yaml:2: not YAML: a tab; indent with spaces"]),
     (b"hub:\n  \xff", ["catalog.yaml:2: not a text file in UTF-8 (byte 7: invalid leading UTF-8 octet)"]),
@@ -60,7 +60,7 @@ BAD = [
     ("hub: {}\nstorage: {}\nhub: {}", ["catalog.yaml:3 hub: is given twice; the first is on line 1"]),
     ("? [a]\n: b", ["catalog.yaml:1: has a list or mapping for a key; a key is one word"]),
     ("datasests: []", ["catalog.yaml:1 datasests: unknown key; did you mean datasets?"]),
-    ("c4: {}", ["catalog.yaml:1 c4: unknown key; known are storage, hub, verify, datasets"]),
+    ("c4: {}", ["catalog.yaml:1 c4: unknown key; known are storage, hub, verify, slurm, datasets"]),
     (
         "storage:\n  umask: 0999",
         ["catalog.yaml:2 storage.umask: must be an octal file mode mask like 0002, not '0999'"],
@@ -149,6 +149,18 @@ BAD = [
         "datasets:\n  - repo: a/b\n    num_proc: 2.5",
         ["catalog.yaml:3 datasets[0].num_proc: must be a whole number, not '2.5'"],
     ),
+    (
+        "slurm:\n  prepared_dataset:\n    memory: lots",
+        [
+            "catalog.yaml:2 slurm.prepared_dataset: cannot be asked of SLURM: memory must be a size like 32G (G = 1024 M;"
+            " a number alone is M), not 'lots'"
+        ],
+    ),
+    (
+        "datasets:\n  - repo: a/b\n    slurm: {cups: 3}",
+        ["catalog.yaml:3 datasets[0].slurm: cannot be asked of SLURM: cups is no field; did you mean cpus?"],
+    ),
+    ("slurm:\n  hub_snapshot: {cpus: 1}", ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset"]),
     (
         'datasets:\n  - repo: a/b\n    name: "x\\ny"',
         [
