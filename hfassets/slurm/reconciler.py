@@ -278,12 +278,21 @@ class Reconciler:
         state = self._launcher.client.node_states().get(node, "")
         lost = any(word in state.upper() for word in ("DOWN", "FAIL", "NOT_RESPONDING", "DRAIN"))
         why = f": node {node} is {state}" if lost else ""
+        if lost:
+            why += self._keep_off(job, node)
         self._instance.report_engine_event(
             f"SLURM requeued job {job.job_id}, which ran on {node}{why}. It waits ({job.reason}) and will resume the"
             " run.",
             run,
         )
         self._report.actions.append(f"job {job.job_id} was requeued{why}")
+
+    def _keep_off(self, job: Job, node: str) -> str:
+        try:
+            self._launcher.client.requeue_without(job.job_id, [node])
+        except SlurmError as error:
+            return f" (it may go there again: {error})"
+        return " and is left out from now on"
 
     def _tag(self, run: DagsterRun, found: RunRecord, job: Job) -> None:
         wanted = tags.status(

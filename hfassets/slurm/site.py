@@ -34,8 +34,9 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 def _lines(value: Any) -> tuple[str, ...]:
-    """Shell lines: a list of them, or one text."""
-    return tuple(value.splitlines()) if isinstance(value, str) else _words(value)
+    """Shell lines: a list of them, or one text; empty ones are left out."""
+    lines = value.splitlines() if isinstance(value, str) else value
+    return _words([line for line in lines if line != ""] if isinstance(lines, list | tuple) else lines)
 
 
 def _options(value: Any) -> tuple[str, ...]:

@@ -152,8 +152,8 @@ BAD = [
     (
         "slurm:\n  prepared_dataset:\n    memory: lots",
         [
-            "catalog.yaml:2 slurm.prepared_dataset: cannot be asked of SLURM: memory must be a size like 32G (G = 1024 M;"
-            " a number alone is M), not 'lots'"
+            "catalog.yaml:2 slurm.prepared_dataset: cannot be asked of SLURM: memory must be a size like 32G"
+            " (G = 1024 M; a number alone is M), not 'lots'"
         ],
     ),
     (

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.dagster]
 
 # Two ticks of the reconciler, and the time to see it.
 TWO_TICKS = 2 * 15.0 + 20.0
+DAGSTERS_START_TIMEOUT = 180.0
 
 
 def comments(cluster: Cluster, run_id: str) -> list[str]:
@@ -281,3 +282,25 @@ def test_a_run_goes_on_in_a_new_job_after_its_time_limit(slurm_service: SlurmSer
     done = [line.split()[1] for job in comments(cluster, run) for line in slurm_service.worked(f" {job} ")
             if line.startswith("done")]  # fmt: skip
     assert sorted(done) == [f"part-{number}" for number in range(9)]
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1200)
+def test_a_run_is_resumed_five_times_and_no_more(slurm_service: SlurmService, cluster: Cluster) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="endless", parts=1, seconds=600, tags={"slurm/time": "1"})
+    wait_for("the run to end", lambda: slurm_service.run_status(run) == "FAILURE", 1100)
+    assert len(comments(cluster, run)) == 6
+    assert sum("time limit" in message for message in slurm_service.messages(run)) >= 5
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+def test_a_job_may_wait_longer_than_dagsters_start_timeout(slurm_service: SlurmService, cluster: Cluster) -> None:
+    with no_room(cluster):
+        run = slurm_service.launch_trial("slow_parts", name="patient", parts=1, seconds=0.1)
+        slurm_service.job(run)
+        wait_for("the reason", lambda: "Nodes required" in slurm_service.tags(run).get("slurm-status/reason", ""))
+        until = time.monotonic() + DAGSTERS_START_TIMEOUT + 30
+        wait_for("more than Dagster's start timeout to pass", lambda: time.monotonic() > until, 300)
+        assert slurm_service.run_status(run) == "STARTING"
+    assert slurm_service.outcome(run) == "SUCCESS"
