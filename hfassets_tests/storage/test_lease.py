@@ -138,6 +138,17 @@ def test_a_heartbeat_of_another_machine_counts_by_its_age(tmp_path: Path) -> Non
         assert orjson.loads(path.read_bytes())["pid"] == os.getpid()
 
 
+def test_a_resumed_run_outwaits_the_lease_of_its_own_dead_worker_on_another_machine(tmp_path: Path) -> None:
+    """SLURM restarts a run's job elsewhere before the heartbeat of the former one is old."""
+    path = tmp_path / "out.json"
+    foreign(path)
+    age(path, STALE_AFTER - 2)
+    with pytest.raises(LeaseHeldError), lease(path, "it", run_id="another"):
+        pass
+    with lease(path, "it", run_id="r1"):
+        assert orjson.loads(path.read_bytes())["pid"] == os.getpid()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": 1}'])
 def test_an_unreadable_lease_is_held_until_it_is_old(tmp_path: Path, content: bytes) -> None:
     """Its writer may be between creating and filling it."""
