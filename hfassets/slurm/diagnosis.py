@@ -11,11 +11,14 @@ from hfassets.slurm.tags import RunRecord
 MIB = 1024**2
 
 
-def debug_text(found: RunRecord, client: SlurmClient, attempts: Attempts, *, logs: bool = True) -> str:
-    """State, reason, exit code or signal, node, time, memory, the last of stderr, and the command to look further."""
+def debug_text(found: RunRecord, client: SlurmClient, attempts: Attempts, *, logs: bool = True, said: str = "") -> str:
+    """State, reason, exit code or signal, node, time, memory, the last of stderr, and the command to look further.
+
+    `said`: what stands above it already and is not repeated.
+    """
     lines = [f"attempt {found.attempt}, SLURM job {found.job_id or 'not submitted yet'}"]
     end = attempts.end(found.run_id, found.attempt)
-    if end is not None:
+    if end is not None and end.message not in said:
         lines.append(end.message)
     if found.job_id is not None:
         try:

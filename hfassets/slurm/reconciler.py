@@ -368,7 +368,7 @@ class Reconciler:
         if fresh is None:
             return
         if found is not None:
-            message = f"{message}\n{debug_text(found, self._launcher.client, self._attempts)}"
+            message = f"{message}\n{debug_text(found, self._launcher.client, self._attempts, said=message)}"
         self._instance.report_run_failed(fresh, message)
         self._report.actions.append(f"failed run {_short(run.run_id)}: {message.splitlines()[0]}")
 

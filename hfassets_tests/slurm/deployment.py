@@ -114,6 +114,13 @@ class SlurmService(Service):
         )["terminateRun"]
         assert outcome["__typename"] == "TerminateRunSuccess", outcome
 
+    def delete(self, run_id: str) -> None:
+        """«Delete» a run."""
+        outcome = self.graphql("mutation ($id: String!) { deletePipelineRun(runId: $id) { __typename } }", id=run_id)[
+            "deletePipelineRun"
+        ]
+        assert outcome["__typename"] == "DeletePipelineRunSuccess", outcome
+
     def reexecute(self, run_id: str) -> str:
         """«Re-execute all»; returns the new run's id."""
         outcome = self.graphql(

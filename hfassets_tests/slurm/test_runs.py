@@ -168,6 +168,8 @@ def test_a_job_that_takes_too_much_memory_says_so_and_a_new_execution_is_a_job_o
     assert slurm_service.outcome(first) == "FAILURE"
     said = slurm_service.wait_message(first, "memory")
     assert "slurm/memory" in said and "300" in said
+    notices = slurm_service.home.root / "notices.jsonl"
+    wait_for("the notice", lambda: notices.exists() and first in notices.read_text())
     second = slurm_service.reexecute(first)
     assert slurm_service.outcome(second) == "FAILURE"
     assert len(comments(cluster, first)) == len(comments(cluster, second)) == 1
@@ -304,3 +306,47 @@ def test_a_job_may_wait_longer_than_dagsters_start_timeout(slurm_service: SlurmS
         wait_for("more than Dagster's start timeout to pass", lambda: time.monotonic() > until, 300)
         assert slurm_service.run_status(run) == "STARTING"
     assert slurm_service.outcome(run) == "SUCCESS"
+
+
+@pytest.mark.drill
+def test_the_job_of_a_deleted_run_is_cancelled(slurm_service: SlurmService, cluster: Cluster) -> None:
+    with no_room(cluster):
+        run = slurm_service.launch_trial("slow_parts", name="deleted", parts=1)
+        job = slurm_service.job(run)
+        slurm_service.delete(run)
+        wait_for("the job to end", lambda: not in_queue(cluster, job), TWO_TICKS + 15)
+
+
+@pytest.mark.drill
+def test_a_job_cancelled_by_somebody_fails_its_run_and_is_not_resumed(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    run = slurm_service.launch_trial("slow_parts", name="stopped", parts=100)
+    job = slurm_service.job(run)
+    wait_for("the work to begin", lambda: slurm_service.run_status(run) == "STARTED")
+    cluster.run("scancel", job)
+    assert slurm_service.outcome(run) == "FAILURE"
+    assert "CANCELLED by root" in slurm_service.wait_message(run, "CANCELLED")
+    tick_passes(slurm_service, 2)
+    assert len(comments(cluster, run)) == 1
+
+
+@pytest.mark.drill
+def test_without_requeue_a_lost_node_is_left_out_of_the_next_job(slurm_service: SlurmService, cluster: Cluster) -> None:
+    tags = {"slurm/requeue": "false"}
+    run = slurm_service.launch_trial("slow_parts", name="not-requeued", parts=6, seconds=1.5, tags=tags)
+    job = slurm_service.job(run)
+    folder = slurm_service.home.root / "not-requeued"
+    wait_for("two parts", lambda: len(list(folder.glob("part-*/manifest.json"))) >= 2)
+    node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+    cluster.kill_node(node)
+    try:
+        assert node in slurm_service.wait_message(run, "NODE_FAIL")
+        assert slurm_service.outcome(run) == "SUCCESS"
+        second = slurm_service.job(run)
+        assert second != job and cluster.field(second, "ExcNodeList") == node
+        done = [line.split()[1] for each in (job, second) for line in slurm_service.worked(f" {each} ")
+                if line.startswith("done")]  # fmt: skip
+        assert sorted(done) == [f"part-{number}" for number in range(6)]
+    finally:
+        cluster.start_node(node)
