@@ -21,7 +21,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FACES = {"defs", "cli", "demo", "definitions"}
 # Dagster's by nature: a run launcher, its reconciler and what a job runs; the examination of a Dagster deployment.
 DAGSTERS_OWN = {
-    *(f"slurm/{name}.py" for name in ("coordinator", "definitions", "job", "launcher", "local_runs", "reconciler")),
+    *(
+        f"slurm/{name}.py"
+        for name in ("coordinator", "definitions", "interruption", "job", "launcher", "local_runs", "reconciler")
+    ),
     *(f"slurm/{name}.py" for name in ("termination", "workload")),
     *(f"doctor/{name}.py" for name in ("deployment", "examine", "node")),
 }

@@ -20,6 +20,7 @@ NODE_FAILURES = frozenset({JobState.NODE_FAIL, JobState.BOOT_FAIL})
 EXIT_UNFINISHED = 75
 COMPLETED_GRACE = 60.0
 VANISHED_GRACE = 60.0
+ACCOUNTING_DELAY = 10.0
 
 
 def conclude(detail: JobDetail, at: float, stderr: str = "") -> End:
@@ -59,6 +60,8 @@ def settle(
         detail = client.detail(job.job_id)
     except UnreachableError:
         return None
+    if _may_learn_who(detail, job, client, now):
+        return None
     stderr = tail(attempts.stderr(found.run_id, found.attempt))
     end = conclude(detail if detail and detail.state.ended else _detail(job), now, stderr)
     attempts.record_end(found.run_id, found.attempt, end)
@@ -82,6 +85,12 @@ def settle_vanished(found: RunRecord, history: JobDetail | None, attempts: Attem
         end = End(job_id, "VANISHED", message, resume=True, at=now)
     attempts.record_end(found.run_id, found.attempt, end)
     return end
+
+
+def _may_learn_who(detail: JobDetail | None, job: Job, client: SlurmClient, now: float) -> bool:
+    """Whether accounting is about to say who cancelled a job: it is told some seconds after the controller knows."""
+    unknown = job.state == JobState.CANCELLED and (detail is None or detail.cancelled_by is None)
+    return unknown and client.accounting and now - (job.end or 0.0) < ACCOUNTING_DELAY
 
 
 def _detail(job: Job) -> JobDetail:

@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._cli.api import api_cli
+from dagster._cli.api import _execute_run_command_body, _resume_run_command_body
 from dagster._core.events import EngineEventData
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import serialize_value
+from dagster._utils.interrupts import capture_interrupts
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from hfassets.slurm.attempts import Attempts, Claim, ClaimFolder
 from hfassets.slurm.errors import SlurmError
+from hfassets.slurm.interruption import Terminations, hold_back_failures
 from hfassets.slurm.secrets import read_secrets
 
 EXIT_FAILED = 1
@@ -74,7 +74,7 @@ def _work(instance: DagsterInstance, attempts: Attempts, run_id: str, attempt: i
         resumes = run.status == DagsterRunStatus.STARTED
         verb = "resumes" if resumes else "works on"
         instance.report_engine_event(f"SLURM {claim} {verb} the run.", run, EngineEventData())
-        _execute(run, resumes=resumes)
+        _execute(instance, run, resumes=resumes)
     ended = instance.get_run_by_id(run_id)
     if ended is None:
         raise JobError(f"run {run_id} was deleted while it was worked on")
@@ -82,18 +82,14 @@ def _work(instance: DagsterInstance, attempts: Attempts, run_id: str, attempt: i
     return _exit_code(ended.status)
 
 
-def _execute(run: DagsterRun, *, resumes: bool) -> None:
-    """Dagster's own worker, in this process: signals reach it directly.
-
-    Without an instance reference in its arguments it takes the instance of DAGSTER_HOME: the reference would carry
-    whatever dagster.yaml says literally.
-    """
-    origin = run.job_code_origin
-    if origin is None:
+def _execute(instance: DagsterInstance, run: DagsterRun, *, resumes: bool) -> None:
+    """What `dagster api execute_run` and `resume_run` do, in this process: signals reach it directly."""
+    if run.job_code_origin is None:
         raise JobError(f"run {run.run_id} does not say which code it runs")
-    kind, command = (ResumeRunArgs, "resume_run") if resumes else (ExecuteRunArgs, "execute_run")
-    arguments = kind(job_origin=origin, run_id=run.run_id, instance_ref=None)
-    api_cli.main([command, serialize_value(arguments)], prog_name="dagster api", standalone_mode=False)
+    body = _resume_run_command_body if resumes else _execute_run_command_body
+    hold_back_failures(instance, Terminations())
+    with capture_interrupts():
+        body(run.run_id, instance, lambda _: None, False)
 
 
 def _exit_code(status: DagsterRunStatus) -> int:

@@ -5,6 +5,7 @@ how often, and by which job.
 """
 
 import os
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,28 @@ def hungry(config: Memory) -> None:
     time.sleep(60)
 
 
+class Signals(dg.Config):
+    """When to signal this step's process, and when the worker: seconds from the step's start; none: never."""
+
+    step: float | None = None
+    worker: float | None = None
+
+
+@dg.asset(metadata={"slurm/request": {"default": {}}})
+def stopped(config: Signals) -> None:
+    """Is ended as SLURM does it: every process of the job gets SIGTERM, one a little before the other."""
+    for target, delay in ((os.getpid(), config.step), (int(os.environ["WORKER_PID"]), config.worker)):
+        if delay is not None:
+            subprocess.Popen(["sh", "-c", f"sleep {delay}; kill -TERM {target}"], start_new_session=True)
+    time.sleep(60)
+
+
+@dg.asset
+def broken() -> None:
+    """Fails by itself."""
+    raise RuntimeError("broken by itself")
+
+
 @dg.asset
 def light() -> None:
     """Asks for nothing."""
@@ -94,4 +117,6 @@ def every_minute(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key="once", run_config=config)
 
 
-defs = dg.Definitions(assets=[slow_parts, hungry, light, trusted], jobs=[scheduled], schedules=[every_minute])
+defs = dg.Definitions(
+    assets=[slow_parts, hungry, stopped, broken, light, trusted], jobs=[scheduled], schedules=[every_minute]
+)
