@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ def submit(
             working_directory=Path.cwd(),
             logs=log,
             environment=os.environ,
+            python=sys.executable,
         )
         if dry_run:
             show(json_path, {"script": script}, script.rstrip())

@@ -33,10 +33,12 @@ def command_script(
     logs: Path,
     environment: Mapping[str, str],
     variables: Mapping[str, str] | None = None,
+    python: str | None = None,
 ) -> str:
     """The batch script of a command.
 
-    `environment` is that of the caller, of which only the allowed names are taken; `variables` are set as well. Raises
+    `environment` is that of the caller, of which only the allowed names are taken; `variables` are set as well.
+    With `python`, an interpreter that has this package, the command gets what is in the site's secrets file. Raises
     SlurmError when a variable or a word of the command looks like a secret.
     """
     site = settings.site
@@ -55,12 +57,19 @@ def command_script(
             preamble=site.preamble,
             activate=site.activate,
             wrapper=site.wrapper,
-            command=tuple(command),
+            command=(*_with_secrets(settings, python), *command),
             working_directory=working_directory,
             stdout=logs,
             stderr=logs,
         )
     )
+
+
+def _with_secrets(settings: Settings, python: str | None) -> tuple[str, ...]:
+    file = settings.site.secrets_file
+    if python is None or file is None:
+        return ()
+    return (str(settings.site.python or python), "-m", "hfassets.slurm.run_command", str(file))
 
 
 def _named_words(command: Sequence[str]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ NODE_FAILURES = frozenset({JobState.NODE_FAIL, JobState.BOOT_FAIL})
 EXIT_UNFINISHED = 75
 COMPLETED_GRACE = 60.0
 VANISHED_GRACE = 60.0
-ACCOUNTING_DELAY = 10.0
+ACCOUNTING_DELAY = 14.0
 
 
 def conclude(detail: JobDetail, at: float, stderr: str = "") -> End:

@@ -124,7 +124,7 @@ import sys, time
 from pathlib import Path
 from hfassets.slurm import job
 from hfassets.slurm.attempts import ClaimFolder
-job.ClaimFolder.BEAT_EVERY = 0.1
+ClaimFolder.BEAT_EVERY, ClaimFolder.STALE_AFTER = 0.1, 2.0
 folder, attempt = Path(sys.argv[1]), int(sys.argv[2])
 with job._claimed(ClaimFolder(folder), attempt) as claim:
     print("in", flush=True)

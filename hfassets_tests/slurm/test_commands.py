@@ -43,6 +43,16 @@ def test_a_submitted_command_gives_its_exit_code_and_its_output(slurm_service: S
     assert "exit code 7" in done.stderr
 
 
+def test_a_submitted_command_has_the_secrets_that_its_script_has_not(
+    slurm_service: SlurmService, tmp_path: Path
+) -> None:
+    words = ("slurm", "submit", "--log", str(tmp_path / "log"))
+    script = call(slurm_service, *words, "--dry-run", "--", "printenv", "HF_TOKEN").stdout
+    assert "run_command" in script and not any(secret in script for secret in slurm_service.secrets)
+    assert call(slurm_service, *words, "--wait", "--", "printenv", "HF_TOKEN").returncode == 0
+    assert (tmp_path / "log").read_text().strip() == slurm_service.secrets[0]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -165,7 +175,7 @@ def test_the_plain_scripts_download_verify_and_end_as_their_work_did(
     state, code, log = run_script(
         slurm_service, cluster, tmp_path, "download_hf_dataset.slurm", DATASET_NAME="team/nothing", MAX_RETRIES="0"
     )
-    assert state == "FAILED" and code != "0:0" and "team/nothing" in log
+    assert (state, code) == ("FAILED", "1:0") and "team/nothing" in log
 
 
 def test_the_plain_script_asks_for_everything_again_when_told(

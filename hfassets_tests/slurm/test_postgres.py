@@ -31,7 +31,7 @@ def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     if postgres_command("initdb") is None:
         pytest.skip("needs postgresql (make test installs it as root)")
     folder = tmp_path_factory.mktemp("postgres")
-    with Postgres(folder / "db") as postgres, deployment(folder, cluster, postgres=postgres, configs=3) as service:
+    with Postgres(folder / "db") as postgres, deployment(folder, cluster, postgres=postgres, configs=2) as service:
         yield service
 
 
@@ -40,6 +40,10 @@ def test_everything_works_on_postgres_without_accounting(service: SlurmService, 
     backfill = service.backfill(["prepared_dataset"], keys)
     assert service.backfill_outcome(backfill) == "COMPLETED_SUCCESS"
     assert len(service.runs(backfill=backfill)) == len(keys)
+
+
+@pytest.mark.drill
+def test_too_much_memory_is_said_without_accounting_too(service: SlurmService) -> None:
     failed = service.launch_trial("hungry", megabytes=900)
     assert service.outcome(failed) == "FAILURE"
     assert "slurm/memory" in service.wait_message(failed, "memory")
