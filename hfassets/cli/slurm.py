@@ -226,9 +226,14 @@ def _local_runs(instance: DagsterInstance) -> list[str]:
 def _dagster() -> DagsterInstance:
     from dagster import DagsterInstance
 
-    if not os.environ.get("DAGSTER_HOME"):
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
         raise HfassetsError("DAGSTER_HOME is not set; it names the deployment")
-    return DagsterInstance.get()
+    try:
+        return DagsterInstance.get()
+    except Exception as error:
+        # Dagster raises whatever a wrong dagster.yaml or a database that is down make it raise.
+        raise HfassetsError(f"the instance of {home}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _settings(site: Path | None) -> Settings:
@@ -241,8 +246,11 @@ def _settings(site: Path | None) -> Settings:
     file = home / "dagster.yaml"
     if site is not None:
         return parse_settings({"site": str(site)}, home.absolute())
-    document = yaml.safe_load(file.read_text()) if os.environ.get("DAGSTER_HOME") and file.exists() else None
-    launcher = (document or {}).get("run_launcher") or {}
+    try:
+        document = yaml.safe_load(file.read_text()) if os.environ.get("DAGSTER_HOME") and file.exists() else None
+        launcher = (document or {}).get("run_launcher") or {}
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, AttributeError) as error:
+        raise HfassetsError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}") from None
     config = launcher.get("config") if launcher.get("class") == "SlurmRunLauncher" else None
     return parse_settings({key: _value(value) for key, value in (config or {}).items()}, home.absolute())
 

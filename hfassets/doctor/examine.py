@@ -67,7 +67,7 @@ def _instance(exits: ExitStack) -> tuple[DagsterInstance | None, list[Finding]]:
         return exits.enter_context(DagsterInstance.get()), []
     except Exception as error:
         # Whatever dagster.yaml or its database raises is what is to be told.
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = " ".join(str(error).split()) or type(error).__name__
         home = os.environ["DAGSTER_HOME"]
         return None, [
             problem(f"DAGSTER_HOME {home}", text[:300], f"correct {home}/dagster.yaml, or start its database")

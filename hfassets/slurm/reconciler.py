@@ -347,9 +347,19 @@ class Reconciler:
             job = snapshot.jobs.get(found.job_id or "")
             if job is not None:
                 self._tag(run, found, job)
+                self._say_why(run, found, job, snapshot)
             elif not JobState.ends(run.tags.get(f"{tags.STATUS_PREFIX}state")):
                 self._write_tags(run, tags.status(state="GONE", job=found.job_id or "-", attempt=found.attempt))
         self._memory.looked = snapshot.taken_at
+
+    def _say_why(self, run: DagsterRun, found: RunRecord, job: Job, snapshot: QueueSnapshot) -> None:
+        """A worker that outlived its step (the kernel killed only that) could not say why the step died: SLURM can."""
+        telling = job.state.ended and job.state not in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+        if run.status != DagsterRunStatus.FAILURE or not telling or self._attempts.end(run.run_id, found.attempt):
+            return
+        end = settle(found, snapshot, self._launcher.client, self._attempts, time.time())
+        if end is not None:
+            self._instance.report_engine_event(end.message, run)
 
     def _records(self, run_ids: Sequence[str]) -> dict[str, RunRecordOfDagster]:
         found: dict[str, RunRecordOfDagster] = {}
