@@ -18,6 +18,8 @@ from hfassets.defs.location import Location
 
 def build_definitions(location: Location) -> dg.Definitions:
     """Everything that the location's catalog asks for."""
+    # Dagster warns of it when it resolves the jobs, later; here it is meant (see Location.heavy_backfill_policy).
+    warnings.filterwarnings("ignore", message=r"Asset job .* materializes assets with varying BackfillPolicies")
     with warnings.catch_warnings():
         # Checks with partitions of their own are a preview; only they have one status a partition.
         warnings.simplefilter("ignore", dg.PreviewWarning)

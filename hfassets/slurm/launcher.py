@@ -44,6 +44,9 @@ from hfassets.slurm.tags import RunRecord
 from hfassets.slurm.termination import terminate
 from hfassets.slurm.workload import workload
 
+LOCAL_STARTS = 2
+"""Local runs started at once. A code server has few threads, keeps one for each start until the run's process has
+imported its code, and is taken for dead, with its runs, when none is left to answer heartbeats."""
 CONFIG: dict[str, Any] = {
     "route": Field(
         StringSource, is_required=False, description=f"Which runs become SLURM jobs: {' | '.join(ROUTES)} [heavy]."
@@ -94,7 +97,7 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         self._config = config
         self._inst_data = inst_data
         self._inner = DefaultRunLauncher()
-        self._lock = threading.Lock()
+        self._starting = threading.BoundedSemaphore(LOCAL_STARTS)
         super().__init__()
 
     @property
@@ -173,7 +176,8 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             self._instance.report_run_failed(run, f"No SLURM job for this run: {error}")
             return
         self._instance.add_run_tags(run.run_id, tags.local(run))
-        self._inner.launch_run(context)
+        with self._starting:
+            self._inner.launch_run(context)
 
     @property
     def supports_resume_run(self) -> bool:

@@ -65,6 +65,29 @@ def test_a_backfill_of_many_configs_is_as_many_jobs_and_materialises_all(
         slurm_service.wait_tag(run["runId"], "state", "COMPLETED")
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+def test_a_backfill_of_the_whole_chain_keeps_light_runs_local_and_makes_heavy_ones_jobs(
+    slurm_service: SlurmService, cluster: Cluster
+) -> None:
+    keys = slurm_service.keys("prepared_dataset")
+    backfill = slurm_service.backfill(["hub_snapshot", "verified_hub_cache", "prepared_dataset"], keys)
+    query = "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+
+    def ended() -> bool:
+        status = slurm_service.graphql(query, id=backfill)["partitionBackfillOrError"]["status"]
+        return status not in ("REQUESTED", "FAILING")
+
+    wait_for("the backfill to end", ended, 800)
+    assert slurm_service.backfill_outcome(backfill) == "COMPLETED_SUCCESS"
+    runs = slurm_service.runs(backfill=backfill)
+    assert len(runs) == 2 * CONFIGS
+    for run in runs:
+        heavy = {"path": ["prepared_dataset"]} in run["assetSelection"]
+        assert len(run["assetSelection"]) == (1 if heavy else 2)
+        assert len(comments(cluster, run["runId"])) == (1 if heavy else 0)
+
+
 def test_what_a_job_prints_is_on_the_run_page(slurm_service: SlurmService) -> None:
     run = slurm_service.launch_trial("slow_parts", name="printed", parts=1, seconds=0.1)
     assert slurm_service.outcome(run) == "SUCCESS"
