@@ -216,6 +216,7 @@ def test_a_daemon_killed_around_its_submission_leaves_one_job_and_the_run_goes_o
     assert any(("Adopted" if moment == "after" else "Submitted") in message for message in slurm_service.messages(run))
 
 
+@pytest.mark.drill
 def test_two_instances_of_one_user_leave_each_others_jobs_alone(
     slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
 ) -> None:
