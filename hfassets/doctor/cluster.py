@@ -45,7 +45,11 @@ def examine_cluster(settings: Settings) -> Iterator[Finding]:
         return
     limits = ", ".join(f"{name} (limit {limit})" for name, limit in partitions.items())
     yield ok("SLURM", f"answers; partitions: {limits}")
-    if client.accounting:
+    silent = client.accounting_error() if client.accounting else None
+    if silent is not None:
+        text = f"the cluster has it, and sacct does not answer: {silent}"
+        yield warning("accounting", text, "peak memory, old jobs and who cancelled one stay unknown until it does")
+    elif client.accounting:
         yield ok("accounting", "sacct answers what became of old jobs, and their peak memory")
     else:
         yield note("accounting", "there is none: what became of jobs long gone, and their memory, is not known")

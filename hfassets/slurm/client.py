@@ -16,13 +16,13 @@ from datetime import datetime
 from functools import cached_property
 
 from hfassets.slurm.errors import DeferredError, RefusedError, SlurmError, UnreachableError
-from hfassets.slurm.refusals import refusal
+from hfassets.slurm.refusals import own_words, refusal
 from hfassets.slurm.states import JobDetail, JobState, parse_clock, parse_state
 
 CHUNK = 200
 # The comment comes last: it may hold the delimiter. The job's name is not asked for, for the same reason.
 _QUEUE_FIELDS = ("%A", "%T", "%r", "%S", "%e", "%V", "%M", "%l", "%N", "%P", "%k")
-_SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,TimelimitRaw,MaxRSS,ReqMem,NodeList,Reason,Restarts"
+_SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,TimelimitRaw,MaxRSS,ReqMem,NodeList,Reason"
 _FORGOTTEN = "Invalid job id"
 
 
@@ -112,6 +112,18 @@ class SlurmClient:
             if not done.returncode:
                 found |= parse_history(done.stdout)
         return found
+
+    def accounting_error(self) -> str | None:
+        """What keeps sacct from answering as we ask it; None when nothing does."""
+        try:
+            done = self._run(
+                ["sacct", *self._on("--clusters"), "--parsable2", "--noheader", f"--format={_SACCT_FIELDS}"]
+            )
+        except subprocess.TimeoutExpired as error:
+            return f"sacct gave no answer within {error.timeout:.0f} s"
+        except SlurmError as error:
+            return str(error)
+        return own_words(done.stderr) if done.returncode else None
 
     @cached_property
     def accounting(self) -> bool:
@@ -243,7 +255,7 @@ def parse_history(text: str) -> dict[str, JobDetail]:
         fields = line.split("|")
         if len(fields) != len(_SACCT_FIELDS.split(",")):
             continue
-        name, state, code, elapsed, limit, rss, memory, nodes, reason, restarts = fields
+        name, state, code, elapsed, limit, rss, memory, nodes, reason = fields
         job_id, _, step = name.partition(".")
         peak = _bytes(rss)
         if step and job_id in found:
@@ -262,7 +274,6 @@ def parse_history(text: str) -> dict[str, JobDetail]:
                 nodes=_known(nodes),
                 elapsed_s=float(elapsed) if elapsed.isdecimal() else None,
                 limit_s=float(limit) * 60 if limit.isdecimal() else None,
-                restarts=int(restarts) if restarts.isdecimal() else 0,
                 max_rss_bytes=peak,
                 memory_bytes=_bytes(memory),
                 cancelled_by=_user(by),

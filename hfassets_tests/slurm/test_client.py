@@ -29,11 +29,11 @@ SHOW = (
     " TimeLimit=00:10:00 NodeList=n1 BatchHost=n1 MinMemoryNode=300M StdErr=/shared/slurm/err StdIn=/dev/null"
 )
 SACCT = """\
-7|CANCELLED by 0|0:15|65|10||300M|n1|None|2
-7.batch|CANCELLED|0:15|65||433K||n1||
-7.extern|COMPLETED|0:0|65||2.5M||n1||
-8|COMPLETED|0:0|5|10||4Gn|n2|None|0
-9|OUT_OF_ME+|0:125|5|10||4G|n2|OutOfMemory|0
+7|CANCELLED by 0|0:15|65|10||300M|n1|None
+7.batch|CANCELLED|0:15|65||433K||n1|
+7.extern|COMPLETED|0:0|65||2.5M||n1|
+8|COMPLETED|0:0|5|10||4Gn|n2|None
+9|OUT_OF_ME+|0:125|5|10||4G|n2|OutOfMemory
 """
 
 

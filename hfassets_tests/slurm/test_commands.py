@@ -108,6 +108,7 @@ def test_the_doctor_puts_right_what_can_be_and_looks_from_a_compute_node(slurm_s
     healed = call(slurm_service, "doctor", "--fix", "--wait", "90")
     assert healed.returncode == 0, healed.stdout
     assert secrets.stat().st_mode & 0o777 == 0o600
+    assert "accounting: sacct answers" in healed.stdout
     assert "database (from n" in healed.stdout and "clock: n" in healed.stdout
     assert not any(secret in healed.stdout + healed.stderr for secret in slurm_service.secrets)
     assert call(slurm_service, "doctor", "--wait", "0").returncode == 0

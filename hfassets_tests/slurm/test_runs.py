@@ -154,7 +154,7 @@ def test_a_job_cancelled_while_it_waits_fails_its_run_with_the_reason(
         said = slurm_service.wait_message(run, "CANCELLED", TWO_TICKS)
         assert time.monotonic() - cancelled < TWO_TICKS
         assert slurm_service.outcome(run) == "FAILURE"
-        assert job in said and "root" in said
+        assert job in said and "CANCELLED by root" in said
 
 
 @pytest.mark.parametrize("waiting", [False, True])
