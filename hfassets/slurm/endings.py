@@ -88,7 +88,7 @@ def settle_vanished(found: RunRecord, history: JobDetail | None, attempts: Attem
 
 
 def _may_learn_who(detail: JobDetail | None, job: Job, client: SlurmClient, now: float) -> bool:
-    """Whether accounting is about to say who cancelled a job: it is told some seconds after the controller knows."""
+    """Whether accounting is about to say who cancelled a job: slurmctld queues what it tells slurmdbd."""
     unknown = job.state == JobState.CANCELLED and (detail is None or detail.cancelled_by is None)
     return unknown and client.accounting and now - (job.end or 0.0) < ACCOUNTING_DELAY
 
