@@ -184,6 +184,7 @@ def test_a_cancelled_run_ends_its_worker_and_leaves_no_half_written_part(
     assert all((part / "data.bin").stat().st_size == 2000 for part in parts.glob("part-*") if part.is_dir())
 
 
+@pytest.mark.drill
 def test_a_job_that_takes_too_much_memory_says_so_and_a_new_execution_is_a_job_of_its_own(
     slurm_service: SlurmService, cluster: Cluster
 ) -> None:
@@ -199,7 +200,8 @@ def test_a_job_that_takes_too_much_memory_says_so_and_a_new_execution_is_a_job_o
     assert comments(cluster, first) != comments(cluster, second)
 
 
-@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.drill), "after"])
+@pytest.mark.drill
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_daemon_killed_around_its_submission_leaves_one_job_and_the_run_goes_on(
     slurm_service: SlurmService, cluster: Cluster, moment: str
 ) -> None:
