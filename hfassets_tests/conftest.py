@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in LEAKING:
         os.environ.pop(name, None)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # A shell that starts the tests in the background has SIGINT ignored; children inherit that, and Dagster makes SIGTERM
+    # do what SIGINT does: nothing could be ended any more.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
