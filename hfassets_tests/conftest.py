@@ -32,8 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in LEAKING:
         os.environ.pop(name, None)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # A shell that starts the tests in the background has SIGINT ignored; children inherit that, and Dagster makes SIGTERM
-    # do what SIGINT does: nothing could be ended any more.
+    # A shell that starts the tests in the background has SIGINT ignored; children inherit that, and Dagster makes
+    # SIGTERM do what SIGINT does: nothing could be ended any more.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

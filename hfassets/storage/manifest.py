@@ -77,11 +77,16 @@ def provenance() -> dict[str, Any]:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest atomically, with its fingerprint in plain sight."""
+    """Write the manifest atomically."""
+    write_atomic(path, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of a manifest's file, with its fingerprint in plain sight."""
     document = {"manifest_version": MANIFEST_VERSION, "fingerprint": manifest.fingerprint, **asdict(manifest)}
     # What is sealed is what a reader will see: JSON has no tuples.
     document["seal"] = _seal(orjson.loads(orjson.dumps(document)))
-    write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
 
 
 def _seal(document: Mapping[str, Any]) -> str:
@@ -89,15 +94,20 @@ def _seal(document: Mapping[str, Any]) -> str:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest at `path`, or None when there is none.
-
-    Raises IntegrityError for one that cannot be trusted: not JSON, another version, a seal that does not fit, or a
-    fingerprint that is not its own identity's.
-    """
+    """The manifest at `path`, or None when there is none. Raises IntegrityError as `parse_manifest` does."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """The manifest that has this content; `path` is for messages.
+
+    Raises IntegrityError for one that cannot be trusted: not JSON, another version, a seal that does not fit, or a
+    fingerprint that is not its own identity's.
+    """
     try:
         document = orjson.loads(data)
         version, claimed, seal = (document.pop(key) for key in ("manifest_version", "fingerprint", "seal"))

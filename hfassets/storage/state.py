@@ -46,6 +46,10 @@ class StateDir:
         """Lease file of a resource (a repo folder in a Hub cache, an output folder)."""
         return self.root / "leases" / f"{file_name(resource)}.json"
 
+    def work(self, stage: str, key: str) -> Path:
+        """Folder of a stage's unfinished business with one output: what a later run goes on from."""
+        return self.root / "work" / file_name(stage) / file_name(key)
+
     @property
     def verify_memory(self) -> Path:
         """Folder of what the verifier has seen intact: one file a cache and repo."""

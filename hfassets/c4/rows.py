@@ -1,0 +1,227 @@
+"""Rows of a source as JSON lines, in batches, the bad ones taken out and told.
+
+Invariant: a line that is a JSON object is passed on as the bytes that it came as; every line that was read is in
+exactly one count of the account: rows, blank or malformed.
+"""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from hfassets.c4.decode import decoded
+from hfassets.c4.sources import RemoteSource, Source, format_of
+from hfassets.errors import DataError
+from hfassets.storage.ahead import reading_ahead
+
+TEXT = "text"
+EXCERPT = 80
+DEPTH = 8
+"""Pieces that are decoded ahead of what is looked at."""
+_BATCH = 1 << 20
+_PARQUET_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A source line that is no JSON object: its number in the file (from 0), why, and how it begins."""
+
+    line: int
+    reason: str
+    begins: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some consecutive lines of a source: `first` to `end` (excluded), counted from 0 in the file.
+
+    `data` holds the rows, each with its newline; `numbers` are their line numbers, None when no line was left out.
+    `lengths`: characters of the text of each row, -1 where there is no text.
+    """
+
+    first: int
+    end: int
+    data: bytes
+    lengths: list[int]
+    numbers: list[int] | None = None
+    blank: int = 0
+    malformed: tuple[Malformed, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.lengths)
+
+    def cut(self, rows: int) -> tuple[Batch, Batch]:
+        """The first `rows` rows (fewer than there are), ending right behind the last of them, and the rest."""
+        place = -1
+        for _ in range(rows):
+            place = self.data.index(b"\n", place + 1)
+        last = self.first + rows - 1 if self.numbers is None else self.numbers[rows - 1]
+        middle = last + 1
+        ahead = tuple(one for one in self.malformed if one.line < middle)
+        left_out = middle - self.first - rows
+        blank = left_out - len(ahead)
+        numbers = self.numbers
+        return (
+            Batch(self.first, middle, self.data[: place + 1], self.lengths[:rows],
+                  None if numbers is None else numbers[:rows], blank, ahead),
+            Batch(middle, self.end, self.data[place + 1 :], self.lengths[rows:],
+                  None if numbers is None else numbers[rows:], self.blank - blank, self.malformed[len(ahead) :]),
+        )  # fmt: skip
+
+
+class OnRead(Protocol):
+    """Told of bytes that were read of a source."""
+
+    def __call__(self, size: int, /) -> None: ...
+
+
+def batches(source: Source, skip: int = 0, on_read: OnRead = lambda _: None) -> Iterator[Batch]:
+    """The rows of a source from line `skip` on; `on_read` is told of compressed bytes.
+
+    Raises DataError for what cannot be decoded, DamagedSourceError and HubError as the source does.
+    """
+    path = source.file.path
+    kind = format_of(path)
+    if kind == "parquet":
+        yield from _parquet_batches(source, skip, on_read)
+        return
+
+    def counted() -> Iterator[bytes]:
+        for chunk in source.chunks():
+            on_read(len(chunk))
+            yield chunk
+
+    with reading_ahead(decoded(counted(), kind, path), DEPTH) as pieces:
+        yield from line_batches(pieces, skip)
+
+
+def line_batches(pieces: Iterable[bytes], skip: int = 0) -> Iterator[Batch]:
+    """Cut a stream into batches of whole lines; a last line without newline gets one. Lines before `skip` are only
+    counted."""
+    number = 0
+    for block in _blocks(pieces):
+        data, count = block, block.count(b"\n")
+        if number + count <= skip:
+            number += count
+            continue
+        if number < skip:
+            place = -1
+            for _ in range(skip - number):
+                place = data.index(b"\n", place + 1)
+            data, count, number = data[place + 1 :], count - (skip - number), skip
+        yield examine(data, number)
+        number += count
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Regroup to blocks that end with a newline, of about `_BATCH` bytes unless a line is longer."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size < _BATCH:
+            continue
+        end = piece.rfind(b"\n") + 1
+        if end == 0 and not any(b"\n" in one for one in held[-2:]):
+            continue
+        whole = b"".join(held)
+        end = whole.rfind(b"\n") + 1
+        if end:
+            yield whole[:end]
+            held, size = [whole[end:]], len(whole) - end
+    rest = b"".join(held)
+    if rest:
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
+
+
+def examine(data: bytes, first: int) -> Batch:
+    """The batch of whole lines `data`, the first of which is line `first` of its file."""
+    lines = data.split(b"\n")
+    lines.pop()
+    loads = orjson.loads
+    try:
+        lengths = [len(text) if type(text := loads(line)[TEXT]) is str else -1 for line in lines]
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+        return _examine_each(lines, first)
+    return Batch(first, first + len(lines), data, lengths)
+
+
+def _examine_each(lines: list[bytes], first: int) -> Batch:
+    kept: list[bytes] = []
+    numbers: list[int] = []
+    lengths: list[int] = []
+    malformed: list[Malformed] = []
+    blank = 0
+    for number, line in enumerate(lines, first):
+        if not line.strip():
+            blank += 1
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            malformed.append(Malformed(number, f"{error.msg} at byte {error.pos}", _excerpt(line)))
+            continue
+        if not isinstance(row, dict):
+            malformed.append(Malformed(number, f"a {type(row).__name__}, not an object", _excerpt(line)))
+            continue
+        text = row.get(TEXT)
+        kept.append(line)
+        numbers.append(number)
+        lengths.append(len(text) if isinstance(text, str) else -1)
+    data = b"".join(line + b"\n" for line in kept)
+    every = len(kept) == len(lines)
+    return Batch(first, first + len(lines), data, lengths, None if every else numbers, blank, tuple(malformed))
+
+
+def _excerpt(line: bytes) -> str:
+    return line[:EXCERPT].decode("utf-8", "backslashreplace")
+
+
+def _parquet_batches(source: Source, skip: int, on_read: OnRead) -> Iterator[Batch]:
+    """Parquet rows become JSON lines, columns in file order; a row group is the most that is held."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = source.fetch() if isinstance(source, RemoteSource) else source.path
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                on_read(source.file.size // file.num_row_groups)
+                if number + count <= skip:
+                    number += count
+                    continue
+                for table in file.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                    rows = table.to_pylist()
+                    unwanted = max(0, min(len(rows), skip - number))
+                    number += unwanted
+                    if rows := rows[unwanted:]:
+                        yield _rows_batch(rows, number, source.file.path)
+                        number += len(rows)
+    except pa.ArrowException as error:
+        what = str(error).splitlines()[0]
+        raise DataError(f"{source.file.path}: not a Parquet file that can be read: {what}") from error
+
+
+def _plain(value: object) -> str:
+    """What JSON has no form for: decimals keep all their digits as text; bytes have no text."""
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _rows_batch(rows: list[dict[str, Any]], first: int, path: str) -> Batch:
+    try:
+        data = b"".join(orjson.dumps(row, default=_plain, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: rows {first:,} and following cannot become JSON: {error}") from error
+    lengths = [len(text) if isinstance(text := row.get(TEXT), str) else -1 for row in rows]
+    return Batch(first, first + len(rows), data, lengths)

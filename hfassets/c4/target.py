@@ -1,0 +1,156 @@
+"""Where the parts of a shard set come to lie: a folder, or a prefix in S3.
+
+Invariant: a file or object that this shard set did not write is never replaced and never removed, unless the person
+who started the work says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from hfassets.c4.journal import Part
+from hfassets.c4.request import ShardSetRequest
+from hfassets.errors import DataError, IntegrityError
+from hfassets.storage.atomic import TEMPORARY, fsync_directory, temporary_beside, write_atomic
+from hfassets.storage.manifest import Manifest, manifest_bytes, parse_manifest, read_manifest
+from hfassets.storage.s3 import S3Prefix, S3Store
+
+
+class Folder:
+    """Parts as files of a folder: the destination itself, or where they wait for their upload."""
+
+    def __init__(self, path: Path, manifest_name: str) -> None:
+        self.path = path
+        self.manifest_name = manifest_name
+        self._made = [one for one in (path, *path.parents) if not one.exists()]
+
+    def prepare(self, stem: str) -> None:
+        """Make the folder, see that it can be written, remove what a killed run of this shard set has left.
+
+        Raises OSError naming the folder or a file in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        probe = temporary_beside(self.path / self.manifest_name)
+        probe.touch()
+        probe.unlink()
+        for entry in self.path.iterdir():
+            if TEMPORARY.match(entry.name) and entry.name.startswith((f".{stem}.", f".{stem}_part")):
+                entry.unlink()
+
+    def manifest(self) -> Manifest | None:
+        """The shard set's manifest; None when there is none or it cannot be trusted."""
+        try:
+            return read_manifest(self.path / self.manifest_name)
+        except IntegrityError:
+            return None
+
+    def publish(self, temporary: Path, name: str) -> None:
+        """Give a finished file, already on disk, its name."""
+        temporary.replace(self.path / name)
+        fsync_directory(self.path)
+
+    def has(self, part: Part, *, by_hash: bool) -> bool:
+        """Whether a part's file is there: by its size, or by its bytes."""
+        path = self.path / part.name
+        try:
+            if path.stat().st_size != part.size:
+                return False
+            return not by_hash or sha256_of(path) == part.sha256
+        except OSError:
+            return False
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of that name."""
+        return os.path.lexists(self.path / name)
+
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Publish the manifest: the shard set is done."""
+        write_atomic(self.path / self.manifest_name, manifest_bytes(manifest))
+
+    def clear(self) -> None:
+        """Remove the folder, and those above it that were made for it, as far as they are empty."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self._made[1:]:
+                folder.rmdir()
+
+
+class Objects:
+    """Parts as objects in S3."""
+
+    def __init__(self, place: S3Prefix, manifest_name: str) -> None:
+        self.store = S3Store(place)
+        self.manifest_name = manifest_name
+
+    def manifest(self) -> Manifest | None:
+        """The shard set's manifest; None when there is none or it cannot be trusted. Raises S3Error."""
+        data = self.store.read_bytes(self.manifest_name)
+        if data is None:
+            return None
+        try:
+            return parse_manifest(data, self.store.place.uri(self.manifest_name))
+        except IntegrityError:
+            return None
+
+    def has(self, part: Part, *, by_hash: bool) -> bool:
+        """Whether a part's object is there: by size and the server's checksum (if it keeps any), or by its bytes."""
+        found = self.store.find(part.name)
+        if found is None or found.size != part.size or found.checksum not in (part.checksum, None):
+            return False
+        return not by_hash or self.store.sha256(part.name) == part.sha256
+
+    def still_has(self, part: Part) -> bool:
+        """Whether a part's object is what was put there: by the server's checksum, without one by its bytes."""
+        found = self.store.find(part.name)
+        if found is None or found.size != part.size:
+            return False
+        return found.checksum == part.checksum if found.checksum else self.store.sha256(part.name) == part.sha256
+
+    def put(self, path: Path, part: Part, *, replace: bool) -> str:
+        """Upload a part and prove that it arrived; its checksum. Raises S3Error, IntegrityError."""
+        return self.store.put(part.name, path, replace=replace).checksum
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Publish the manifest: the shard set is done."""
+        self.store.put_bytes(self.manifest_name, manifest_bytes(manifest))
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        self.store.remove(name)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def staging(request: ShardSetRequest) -> Path:
+    """Where parts are written: the folder in which they stay, or a hidden one beside it until they are in S3."""
+    if isinstance(request.destination, Path) or request.keep_local:
+        return request.local
+    return request.local / f".{request.stem}.uploading"
+
+
+def names(request: ShardSetRequest) -> Iterator[str]:
+    """The file names of all parts, when the source has enough rows."""
+    return (request.part_name(index) for index in range(request.parts))
+
+
+def refuse_foreign(request: ShardSetRequest, folder: Folder, ours: set[str]) -> None:
+    """Raise DataError when a part would take the place of a file that is not this shard set's."""
+    for name in names(request):
+        if name not in ours and folder.exists(name):
+            raise DataError(
+                f"{folder.path / name} is there already and was not written by hfassets; move it, choose another "
+                "folder, or replace it by --force"
+            )
