@@ -6,7 +6,6 @@ constant size whatever the number of rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -134,15 +133,3 @@ class Account:
         histogram = {int(one): count for one, count in document["histogram"].items()}
         listed = tuple((path, line, reason, begins) for path, line, reason, begins in document["listed"])
         return cls(**{**document, "histogram": histogram, "listed": listed, "first": tuple(document["first"])})
-
-
-def typical_length(account: Account) -> float:
-    """The median length in characters as far as the histogram knows it: the middle of its bin."""
-    half, seen = (account.rows - account.without_text) / 2, account.empty
-    if seen >= half:
-        return 0.0
-    for place, count in sorted(account.histogram.items()):
-        seen += count
-        if seen >= half:
-            return math.sqrt(bin_edge(place) * bin_edge(place + 1))
-    return 0.0

@@ -56,13 +56,17 @@ class RowSource(Protocol):
         ...
 
 
-def make_shard_set(client: HubClient, request: ShardSetRequest, progress: ProgressCallback = silent) -> ShardSet:
+def make_shard_set(
+    client: HubClient, request: ShardSetRequest, progress: ProgressCallback = silent, *, thorough: bool = False
+) -> ShardSet:
     """Bring the destination to hold the shard set; parts that are there and intact are kept.
+
+    Whether parts are there is told by their sizes (in S3: and checksums) or, if `thorough`, by reading them.
 
     Raises HubError, S3Error, DataError (too few rows, sources that cannot be read, a foreign file in the way),
     IntegrityError, SpaceError, LeaseHeldError.
     """
-    if not request.force and (found := find_shard_set(request)) is not None:
+    if not request.force and (found := find_shard_set(request, by_hash=thorough)) is not None:
         return found
     held = request.state.lease(f"{STAGE}:{request.place}/{request.stem}")
     with lease(
@@ -72,9 +76,9 @@ def make_shard_set(client: HubClient, request: ShardSetRequest, progress: Progre
         wait=request.lease_wait,
         on_wait=lambda line: progress(Note(line)),
     ):
-        if not request.force and (found := find_shard_set(request)) is not None:
+        if not request.force and (found := find_shard_set(request, by_hash=thorough)) is not None:
             return found
-        making = _Making(client, request, progress)
+        making = _Making(client, request, progress, thorough=thorough)
         try:
             return making.run()
         except OSError as error:
@@ -113,8 +117,11 @@ def gaps(parts: Mapping[int, Part], total: int) -> list[_Gap]:
 class _Making:
     """One run over one shard set, under its lease."""
 
-    def __init__(self, client: HubClient, request: ShardSetRequest, progress: ProgressCallback) -> None:
+    def __init__(
+        self, client: HubClient, request: ShardSetRequest, progress: ProgressCallback, *, thorough: bool
+    ) -> None:
         self.request = request
+        self.thorough = thorough
         self.progress = progress
         self.started = time.monotonic()
         self.folder = Folder(staging(request), request.manifest_name)
@@ -185,7 +192,7 @@ class _Making:
         lost = []
         for part in list(self.journal.parts.values()):
             here = self.folder.has(part, by_hash=True)
-            there = self.objects is not None and part.stored and self.objects.still_has(part)
+            there = self.objects is not None and part.stored and self.objects.still_has(part, by_hash=self.thorough)
             stays_here = self.objects is None or self.request.keep_local
             if not (here or (there and not stays_here)):
                 lost.append(part.index)

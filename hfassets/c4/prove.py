@@ -58,6 +58,23 @@ def prove_shard_set(
     count.finish()
     damage = tuple((part.name, reason) for part, reason in zip(parts, reasons, strict=True) if reason)
     sampled, invalid = sample_lines([part for part, reason in zip(parts, reasons, strict=True) if not reason], store)
+    return _proof(manifest, parts, damage, invalid, sampled)
+
+
+def sample_proof(manifest: Manifest, store: Folder | Objects) -> Proof:
+    """What is known of a shard set whose parts were proven as they were written: a look at some of its lines."""
+    parts = parts_of(manifest)
+    sampled, invalid = sample_lines(parts, store)
+    return _proof(manifest, parts, (), invalid, sampled)
+
+
+def _proof(
+    manifest: Manifest,
+    parts: Sequence[Part],
+    damage: tuple[tuple[str, str], ...],
+    invalid: tuple[tuple[str, str], ...],
+    sampled: int,
+) -> Proof:
     return Proof(
         manifest.root,
         str(manifest.details["manifest"]).removesuffix(".manifest.json"),
@@ -77,15 +94,15 @@ def parts_of(manifest: Manifest) -> tuple[Part, ...]:
     return tuple(Part.from_dict(part) for part in manifest.details["parts"])
 
 
-def record_proof(ledger: Path, key: str, commit: str, manifest: Manifest, proof: Proof) -> None:
+def record_proof(ledger: Path, key: str, version: str, manifest: Manifest, proof: Proof) -> None:
     """Write what was found into the ledger of re-verification."""
     if not proof.damage:
-        record_intact(ledger, key, commit, manifest.total_bytes)
+        record_intact(ledger, key, version, manifest.total_bytes)
         return
     damaged = {name for name, _ in proof.damage}
     lost = [file for file in manifest.files if file.path in damaged]
     lines = [f"{file.path} {file.sha256}" for file in lost]
-    record_damage(ledger, key, commit, manifest.total_bytes, lines, sum(file.size for file in lost), purged=False)
+    record_damage(ledger, key, version, manifest.total_bytes, lines, sum(file.size for file in lost), purged=False)
 
 
 def sample_lines(parts: Sequence[Part], store: Folder | Objects) -> tuple[int, tuple[tuple[str, str], ...]]:

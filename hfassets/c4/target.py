@@ -108,12 +108,15 @@ class Objects:
             return False
         return not by_hash or self.store.sha256(part.name) == part.sha256
 
-    def still_has(self, part: Part) -> bool:
-        """Whether a part's object is what was put there: by the server's checksum, without one by its bytes."""
+    def still_has(self, part: Part, *, by_hash: bool) -> bool:
+        """Whether a part's object is what was put there: by the server's checksum, without one (or if `by_hash`) by
+        its bytes."""
         found = self.store.find(part.name)
         if found is None or found.size != part.size:
             return False
-        return found.checksum == part.checksum if found.checksum else self.store.sha256(part.name) == part.sha256
+        if found.checksum and not by_hash:
+            return found.checksum == part.checksum
+        return self.store.sha256(part.name) == part.sha256
 
     def put(self, path: Path, part: Part, *, replace: bool) -> str:
         """Upload a part and prove that it arrived; its checksum. Raises S3Error, IntegrityError."""

@@ -2,8 +2,19 @@
 
 from hfassets.catalog.accepted import Accepted, accept, prune
 from hfassets.catalog.load import catalog_path, configured_path, load_catalog
-from hfassets.catalog.lock import DatasetPartition, Lock, RepoLock, lock_path, partitions, read_lock, unsynced
+from hfassets.catalog.lock import (
+    DatasetPartition,
+    Lock,
+    Partition,
+    RepoLock,
+    ShardSetPartition,
+    lock_path,
+    partitions,
+    read_lock,
+    unsynced,
+)
 from hfassets.catalog.models import Catalog, Dataset, HubSettings, Storage, VerifySettings
+from hfassets.catalog.shard_sets import ShardSet
 
 __all__ = [
     "Accepted",
@@ -12,7 +23,10 @@ __all__ = [
     "DatasetPartition",
     "HubSettings",
     "Lock",
+    "Partition",
     "RepoLock",
+    "ShardSet",
+    "ShardSetPartition",
     "Storage",
     "VerifySettings",
     "accept",

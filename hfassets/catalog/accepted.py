@@ -34,8 +34,8 @@ from hfassets.catalog.load import (
     without_collection,
 )
 from hfassets.catalog.lock import (
-    DatasetPartition,
     Lock,
+    Partition,
     config_errors,
     lock_path,
     parse_lock,
@@ -63,7 +63,7 @@ class Accepted:
     sha: str
     catalog: Catalog
     lock: Lock
-    partitions: tuple[DatasetPartition, ...]
+    partitions: tuple[Partition, ...]
     path: Path
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class Candidate:
     contents: Mapping[str, bytes]
     catalog: Catalog
     lock: Lock
-    partitions: tuple[DatasetPartition, ...]
+    partitions: tuple[Partition, ...]
 
     @property
     def state(self) -> Path:
@@ -116,7 +116,7 @@ def accept(path: Path, *, record: bool = True) -> Accepted:
     """
     path = path.absolute()
     notes: list[str] = []
-    retired: tuple[DatasetPartition, ...] = ()
+    retired: tuple[Partition, ...] = ()
     try:
         candidate = examine(path)
         try:

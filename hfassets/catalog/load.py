@@ -17,8 +17,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hfassets.c4.request import DEFAULT_SAMPLES
 from hfassets.catalog.document import Document, Keys, Problem
-from hfassets.catalog.models import Catalog, Dataset, HubSettings, Model, Storage, VerifySettings
+from hfassets.catalog.fields import Model
+from hfassets.catalog.models import Catalog, Dataset, HubSettings, S3Section, Storage, VerifySettings
+from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
 
 DEFAULT_FILE = "catalog.yaml"
@@ -27,7 +30,9 @@ _MODELS: dict[str, type[Model]] = {
     "storage": Storage,
     "hub": HubSettings,
     "verify": VerifySettings,
+    "s3": S3Section,
     "datasets": Dataset,
+    "c4": ShardSet,
 }
 
 _MUST_BE = {
@@ -40,6 +45,8 @@ _MUST_BE = {
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
     "tuple_type": "a list",
     "byte_size": "a size like 200GB or 1.5TB",
     "byte_size_unit": "a size like 200GB or 1.5TB",
@@ -139,6 +146,8 @@ def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, s
         found = (_translate(document, one) for one in error.errors(include_url=False, include_input=False))
         problems.extend(problem for problem in found if problem and problem.keys not in reported)
     problems.extend(_duplicate_names(document))
+    if catalog is not None:
+        problems.extend(Problem(document.line(keys), keys, text) for keys, text in _shared_outputs(catalog))
     if problems or catalog is None:
         ordered = sorted(problems, key=lambda problem: problem.line)
         raise CatalogError([format_problem(path, problem) for problem in ordered])
@@ -180,18 +189,42 @@ def _folder(path: Path, folder: Path | None) -> Path:
 def _duplicate_names(document: Document) -> Iterable[Problem]:
     """Entries whose names (so: partition keys) collide, found in the raw data so that other mistakes hide none."""
     data = document.data
-    entries = data.get("datasets") if isinstance(data, dict) else None
-    first: dict[str, int] = {}
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        name = entry.get("name", entry.get("repo")) if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            continue
-        if name in first:
-            line = document.line(("datasets", first[name]))
-            keys: Keys = ("datasets", index, "name" if "name" in entry else "repo")
-            text = f"the name {name!r} is taken by the entry on line {line}; give one of them a name of its own"
-            yield Problem(document.line(keys), keys, text)
-        first.setdefault(name, index)
+    for section, key_of in (("datasets", _dataset_name), ("c4", _shard_set_name)):
+        entries = data.get(section) if isinstance(data, dict) else None
+        first: dict[str, int] = {}
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            name = key_of(entry) if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                continue
+            if name in first:
+                line = document.line((section, first[name]))
+                named = next((key for key in ("name", "repo") if key in entry), None)
+                keys: Keys = (section, index) if named is None else (section, index, named)
+                text = f"the name {name!r} is taken by the entry on line {line}; give one of them a name of its own"
+                yield Problem(document.line(keys), keys, text)
+            first.setdefault(name, index)
+
+
+def _dataset_name(entry: Mapping[str, Any]) -> Any:
+    return entry.get("name", entry.get("repo"))
+
+
+def _shard_set_name(entry: Mapping[str, Any]) -> Any:
+    return entry.get("name", f"c4_{entry.get('split', 'train')}_{entry.get('num_samples', DEFAULT_SAMPLES)}")
+
+
+def _shared_outputs(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
+    """Shard sets whose parts would have the same names in the same place."""
+    first: dict[tuple[str, str, int], str] = {}
+    for index, one in enumerate(catalog.c4):
+        output = (one.place(catalog.storage.output_root), one.split, one.num_samples)
+        if output in first and first[output] != one.name:
+            stem = f"c4_{one.split}_{one.num_samples}"
+            yield (
+                ("c4", index),
+                f"writes {stem} to {output[0]}, as {first[output]!r} does; give it a destination of its own",
+            )
+        first.setdefault(output, one.name)
 
 
 def _translate(document: Document, error: Any) -> Problem | None:

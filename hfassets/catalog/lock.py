@@ -15,8 +15,10 @@ import orjson
 from pydantic import Field, ValidationError
 
 from hfassets.catalog.document import Keys, dotted
+from hfassets.catalog.fields import RANGE, Model, is_plain
 from hfassets.catalog.load import nearest
-from hfassets.catalog.models import RANGE, Catalog, Dataset, Model, is_plain
+from hfassets.catalog.models import Catalog, Dataset
+from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
 
@@ -65,6 +67,19 @@ class DatasetPartition:
     config: str
     commit: str
     retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSetPartition:
+    """One partition: a C4 shard set at its pinned commit. A retired one is no longer in the catalog."""
+
+    key: str
+    shard_set: ShardSet
+    commit: str
+    retired: bool = False
+
+
+Partition = DatasetPartition | ShardSetPartition
 
 
 def lock_path(catalog: Path) -> Path:
@@ -119,19 +134,25 @@ def write_lock(path: Path, lock: Lock) -> None:
     write_atomic(path, dump_lock(lock))
 
 
-def partitions(catalog: Catalog, lock: Lock) -> tuple[DatasetPartition, ...]:
-    """All partitions; datasets that are not in the lock have none yet."""
-    return tuple(
+def partitions(catalog: Catalog, lock: Lock) -> tuple[Partition, ...]:
+    """All partitions, datasets' first; entries whose repo is not in the lock have none yet."""
+    datasets = tuple(
         DatasetPartition(f"{dataset.name}:{config}", dataset, config, pinned.commit)
         for dataset in catalog.datasets
         if (pinned := lock.find(dataset.repo, dataset.revision)) is not None
         for config in (pinned.configs if dataset.configs is None else dataset.configs)
     )
+    shard_sets = tuple(
+        ShardSetPartition(one.name, one, pinned.commit)
+        for one in catalog.c4
+        if (pinned := lock.find(one.repo, one.revision)) is not None
+    )
+    return (*datasets, *shard_sets)
 
 
-def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset, ...]:
-    """Datasets of the catalog that the lock does not know, in order."""
-    return tuple(one for one in catalog.datasets if lock.find(one.repo, one.revision) is None)
+def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset | ShardSet, ...]:
+    """Entries of the catalog whose repo the lock does not know, in order."""
+    return tuple(one for one in catalog.pinned if lock.find(one.repo, one.revision) is None)
 
 
 def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
@@ -150,6 +171,12 @@ def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
             refused = _key_error(f"{dataset.name}:{config}")
             if refused:
                 yield ("datasets", index), refused
+    for index, shard_set in enumerate(catalog.c4):
+        pinned = lock.find(shard_set.repo, shard_set.revision)
+        if pinned is not None and shard_set.config is not None and shard_set.config not in pinned.configs:
+            where = f"{shard_set.repo} at commit {pinned.commit[:12]}"
+            text = f"{where} has no config {shard_set.config!r}; {_have(shard_set.config, pinned.configs)}"
+            yield ("c4", index, "config"), text
 
 
 def _have(config: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Protocol
 from hfassets.catalog.load import nearest
 from hfassets.catalog.lock import Lock, RepoLock, config_errors
 from hfassets.catalog.models import Catalog, Dataset
+from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError, HfassetsError, IntegrityError
 from hfassets.hub.configs import METADATA_FILES
 from hfassets.hub.hashing import new_hash
@@ -39,7 +40,8 @@ class Client(Protocol):
         """The content of a small file."""
 
 
-ClientFactory = Callable[[Dataset], AbstractContextManager[Client]]
+Pinned = Dataset | ShardSet
+ClientFactory = Callable[[Pinned], AbstractContextManager[Client]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def sync(
     `update` that no entry has.
     """
     _check_update(catalog, update)
-    wanted = {(one.repo, one.revision): one for one in reversed(catalog.datasets)}
+    wanted = {(one.repo, one.revision): one for one in reversed(catalog.pinned)}
     asked = [
         dataset
         for (repo, revision), dataset in sorted(wanted.items())
@@ -102,7 +104,7 @@ def sync(
     fresh = {one.repo for one in asked}
     errors = []
     for keys, text in config_errors(catalog, new):
-        repo = catalog.datasets[int(keys[1])].repo
+        repo = (catalog.c4 if keys[0] == "c4" else catalog.datasets)[int(keys[1])].repo
         errors.append(text if repo in fresh else f"{text} (--update {repo} looks at its newest commit)")
     if errors:
         raise CatalogError(errors)
@@ -117,7 +119,7 @@ def _same(old: RepoLock | None, new: RepoLock) -> bool:
 
 
 def _check_update(catalog: Catalog, update: Collection[str]) -> None:
-    repos = {one.repo for one in catalog.datasets}
+    repos = {one.repo for one in catalog.pinned}
     errors = []
     for name in sorted(set(update) - repos):
         close = nearest(name, repos)
@@ -128,11 +130,11 @@ def _check_update(catalog: Catalog, update: Collection[str]) -> None:
 
 
 def _ask(
-    asked: Sequence[Dataset], client_factory: ClientFactory, configs_of: ConfigsOf, progress: ProgressCallback
+    asked: Sequence[Pinned], client_factory: ClientFactory, configs_of: ConfigsOf, progress: ProgressCallback
 ) -> list[RepoLock]:
     """Enumerate all that is asked about, a few at a time; raises CatalogError with every failure."""
 
-    def one(dataset: Dataset) -> RepoLock | str:
+    def one(dataset: Pinned) -> RepoLock | str:
         try:
             with client_factory(dataset) as client:
                 return _enumerate(dataset, client, configs_of)
@@ -150,7 +152,7 @@ def _ask(
     return [answer for answer in answers if isinstance(answer, RepoLock)]
 
 
-def _enumerate(dataset: Dataset, client: Client, configs_of: ConfigsOf) -> RepoLock:
+def _enumerate(dataset: Pinned, client: Client, configs_of: ConfigsOf) -> RepoLock:
     commit = client.resolve_commit(dataset.repo, dataset.revision)
     listing = client.list_files(dataset.repo, commit)
     metadata = {file.path: _read(client, listing, file) for file in listing.files if file.path in METADATA_FILES}

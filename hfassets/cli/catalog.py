@@ -14,8 +14,9 @@ from rich.table import Table
 
 from hfassets.catalog.accepted import Accepted, accept, prune
 from hfassets.catalog.load import catalog_path, configured_path, load_catalog
-from hfassets.catalog.lock import lock_path, read_lock, unsynced, write_lock
+from hfassets.catalog.lock import DatasetPartition, lock_path, read_lock, unsynced, write_lock
 from hfassets.catalog.models import Catalog, Dataset
+from hfassets.catalog.shard_sets import ShardSet
 from hfassets.catalog.starter import STARTER
 from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
@@ -70,6 +71,7 @@ def check(json_path: str | None) -> None:
         "errors": accepted.errors,
         "sha": accepted.sha,
         "datasets": len(accepted.catalog.datasets),
+        "c4": len(accepted.catalog.c4),
         "partitions": len(accepted.partitions),
         "not_synced": [one.name for one in pending],
         "retired": accepted.retired,
@@ -207,14 +209,20 @@ def _targets_of_backfills(instance: DagsterInstance) -> Iterator[tuple[str, str]
 
 def _rows(accepted: Accepted) -> Iterator[dict[str, object]]:
     for one in accepted.partitions:
-        yield _row(one.dataset, one.commit, one.config, one.key, retired=one.retired)
-    for dataset in unsynced(accepted.catalog, accepted.lock):
-        for config in dataset.configs or (None,):
-            yield _row(dataset, None, config, None if config is None else f"{dataset.name}:{config}", retired=False)
+        if isinstance(one, DatasetPartition):
+            yield _row(one.dataset, one.commit, one.config, one.key, retired=one.retired)
+        else:
+            yield _row(one.shard_set, one.commit, one.shard_set.config, one.key, retired=one.retired)
+    for entry in unsynced(accepted.catalog, accepted.lock):
+        if isinstance(entry, ShardSet):
+            yield _row(entry, None, entry.config, entry.name, retired=False)
+            continue
+        for config in entry.configs or (None,):
+            yield _row(entry, None, config, None if config is None else f"{entry.name}:{config}", retired=False)
 
 
 def _row(
-    dataset: Dataset, commit: str | None, config: str | None, key: str | None, *, retired: bool
+    dataset: Dataset | ShardSet, commit: str | None, config: str | None, key: str | None, *, retired: bool
 ) -> dict[str, object]:
     return {
         "name": dataset.name,
@@ -228,7 +236,7 @@ def _row(
     }
 
 
-def _warn(accepted: Accepted, pending: Sequence[Dataset]) -> None:
+def _warn(accepted: Accepted, pending: Sequence[Dataset | ShardSet]) -> None:
     for note in accepted.notes:
         click.echo(f"warning: {note}", err=True)
     for dataset in pending:
@@ -257,7 +265,7 @@ class _Clients(ExitStack):
         self._lock = threading.Lock()
         self._by_token: dict[str | None, Client] = {}
 
-    def of(self, dataset: Dataset) -> AbstractContextManager[Client]:
+    def of(self, dataset: Dataset | ShardSet) -> AbstractContextManager[Client]:
         """The client of a dataset; it stays open until this is closed."""
         from hfassets.hub.session import HubClient, hub_options
 

@@ -22,7 +22,7 @@ from hfassets.errors import CatalogError, HfassetsError, UsageError
 
 # noun -> (module:attribute, one line of help), so that listing the commands imports none of them.
 COMMANDS = {
-    "c4": ("hfassets.cli.c4:c4", "Write rows of C4 (or its like) as JSONL to disk or S3, verify and fetch them."),
+    "c4": ("hfassets.cli.c4:c4", "Write rows of C4 as JSON lines; verify and fetch them."),
     "catalog": ("hfassets.cli.catalog:catalog", "Declare what you want: catalog.yaml and its lock."),
     "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),

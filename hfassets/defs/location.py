@@ -9,7 +9,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from hfassets.catalog import Accepted, Catalog, DatasetPartition, VerifySettings, accept, catalog_path
+from hfassets.c4.from_catalog import shard_set_request
+from hfassets.catalog import (
+    Accepted,
+    Catalog,
+    DatasetPartition,
+    ShardSetPartition,
+    VerifySettings,
+    accept,
+    catalog_path,
+)
 from hfassets.errors import DataError
 from hfassets.storage import StateDir
 
@@ -23,9 +32,13 @@ class Location:
     path: Path
     accepted: Accepted
     _by_key: Mapping[str, DatasetPartition] = field(init=False, repr=False, compare=False)
+    _shard_sets: Mapping[str, ShardSetPartition] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_key", {partition.key: partition for partition in self.accepted.partitions})
+        datasets = {one.key: one for one in self.accepted.partitions if isinstance(one, DatasetPartition)}
+        shard_sets = {one.key: one for one in self.accepted.partitions if isinstance(one, ShardSetPartition)}
+        object.__setattr__(self, "_by_key", datasets)
+        object.__setattr__(self, "_shard_sets", shard_sets)
 
     @property
     def catalog(self) -> Catalog:
@@ -66,6 +79,27 @@ class Location:
     def dataset_configs(self) -> dg.StaticPartitionsDefinition:
         """The one partitions definition of the hub chain."""
         return dg.StaticPartitionsDefinition(list(self.keys))
+
+    @cached_property
+    def shard_sets(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of C4 shard sets."""
+        return dg.StaticPartitionsDefinition(list(self._shard_sets))
+
+    @cached_property
+    def shard_set_versions(self) -> Mapping[str, str]:
+        """The fingerprint that each shard set of the catalog has now."""
+        return {
+            key: shard_set_request(self.catalog, one.shard_set, one.commit).fingerprint
+            for key, one in self._shard_sets.items()
+            if not one.retired
+        }
+
+    def shard_set(self, key: str) -> ShardSetPartition:
+        """What a key of a shard set stands for; raises as `partition` does."""
+        self.accepted.require()
+        if key not in self._shard_sets:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._shard_sets[key]
 
     @property
     def partitions_per_run(self) -> int:

@@ -64,6 +64,7 @@ def materialise_all(home: DemoHome) -> int:
     import dagster as dg
 
     from hfassets.definitions import defs, location
+    from hfassets.defs.c4.partitions import SHARDS
     from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
 
     started = time.monotonic()
@@ -91,6 +92,18 @@ def materialise_all(home: DemoHome) -> int:
                     raise_on_error=False,
                 )
                 failed |= _failure(key, result)
+            for key in location.shard_sets.get_partition_keys():
+                if _has(instance, location.state, SHARDS, SHARDS.to_user_string(), key):
+                    continue
+                note(f"materialising {key}", status)
+                result = job.execute_in_process(
+                    instance=instance,
+                    asset_selection=[SHARDS],
+                    partition_key=key,
+                    run_config=QUIET,
+                    raise_on_error=False,
+                )
+                failed |= _failure(key, result)
             note("taking the inventory of the cache", status)
             sweep = {**QUIET, "ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
             result = job.execute_in_process(
@@ -98,6 +111,7 @@ def materialise_all(home: DemoHome) -> int:
             )
             failed |= _failure(INVENTORY.to_user_string(), result)
         rows = [row for asset in chain for row in _rows(home, instance, asset, location.keys)]
+        rows += _rows(home, instance, SHARDS, tuple(location.shard_sets.get_partition_keys()))
         rows += _rows(home, instance, INVENTORY, [None])
     columns = ["asset", "partition", "rows>", "size>", "checks", "where"]
     console.print(
@@ -122,15 +136,18 @@ def _is_made(instance: dg.DagsterInstance, state: StateDir, key: str) -> bool:
     """Whether Dagster has the whole chain of a partition as its manifests say, and their files are there."""
     from hfassets.defs.hub.partitions import PREPARED, SNAPSHOT, VERIFIED
 
-    for asset, stage in ((SNAPSHOT, SNAPSHOT), (VERIFIED, SNAPSHOT), (PREPARED, PREPARED)):
-        manifest = read_manifest(state.manifest(stage.to_user_string(), key))
-        latest = _latest(instance, asset, key)
-        if manifest is None or latest is None or latest.metadata["fingerprint"].value != manifest.fingerprint:
-            return False
-        places = ((Path(manifest.root) / file.path, file.size) for file in manifest.files)
-        if not all(place.is_file() and place.stat().st_size == size for place, size in places):
-            return False
-    return True
+    stages = ((SNAPSHOT, SNAPSHOT), (VERIFIED, SNAPSHOT), (PREPARED, PREPARED))
+    return all(_has(instance, state, asset, stage.to_user_string(), key) for asset, stage in stages)
+
+
+def _has(instance: dg.DagsterInstance, state: StateDir, asset: dg.AssetKey, stage: str, key: str) -> bool:
+    """Whether Dagster has a partition as its manifest says, and the files are there."""
+    manifest = read_manifest(state.manifest(stage, key))
+    latest = _latest(instance, asset, key)
+    if manifest is None or latest is None or latest.metadata["fingerprint"].value != manifest.fingerprint:
+        return False
+    places = ((Path(manifest.root) / file.path, file.size) for file in manifest.files)
+    return all(place.is_file() and place.stat().st_size == size for place, size in places)
 
 
 def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -> dg.AssetMaterialization | None:
@@ -166,16 +183,18 @@ def _checks(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -
     """`2 of 2 passed`: the latest evaluation of each check of a partition."""
     import dagster as dg
 
-    from hfassets.defs.hub.checks import CHECKS_OF
+    from hfassets.defs.c4 import checks as c4
+    from hfassets.defs.hub import checks as hub
 
+    names = {**hub.CHECKS_OF, **c4.CHECKS_OF}[asset]
     passed = 0
-    for name in CHECKS_OF[asset]:
+    for name in names:
         history = instance.event_log_storage.get_asset_check_execution_history(
             dg.AssetCheckKey(asset, name), limit=1000
         )
         latest = next((record for record in history if key is None or record.partition == key), None)
         passed += latest is not None and latest.status.value == "SUCCEEDED"
-    return f"{passed} of {len(CHECKS_OF[asset])} passed"
+    return f"{passed} of {len(names)} passed"
 
 
 if __name__ == "__main__":

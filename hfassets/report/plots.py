@@ -69,6 +69,44 @@ def histogram(values: Sequence[float], *, title: str, unit: str, of: str = "file
     return _png(figure)
 
 
+def binned_histogram(
+    bins: Sequence[tuple[float, float, int]], *, title: str, unit: str, of: str = "files", zeros: int = 0
+) -> bytes:
+    """PNG of counts already binned as (lower edge, upper edge, count), edges above 0 and in steps of equal ratio.
+
+    `zeros`: values of 0, which such an axis has no place for; they are counted in the title and in the median.
+    """
+    figure, axes = _canvas(3.0)
+    total = sum(count for _, _, count in bins) + zeros
+    suffix = f", {format_count(zeros)} at 0 not shown" if zeros else ""
+    _describe(figure, f"{title}: {total:,} {of}{suffix}")
+    if not bins:
+        _nothing(axes)
+        return _png(figure)
+    lows, highs, counts = ([one[place] for one in bins] for place in range(3))
+    widths = [high - low for low, high in zip(lows, highs, strict=True)]
+    axes.bar(lows, counts, width=widths, align="edge", color=FILL, edgecolor="white", linewidth=0.5)
+    axes.set_xscale("log")
+    _mark_median(axes, _binned_median(bins, total, zeros), unit)
+    _format(axes, unit, "x")
+    _format(axes, of, "y")
+    axes.set_xlabel(unit, color=INK, fontsize=8)
+    axes.set_ylabel(of, color=INK, fontsize=8)
+    axes.margins(y=0.13)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    return _png(figure)
+
+
+def _binned_median(bins: Sequence[tuple[float, float, int]], total: int, zeros: int) -> float:
+    """The middle (of equal ratios) of the bin that the median is in; the first bin's edge when that is 0."""
+    seen = zeros
+    for low, high, count in bins:
+        if seen + count >= total / 2 > seen:
+            return math.sqrt(low * high)
+        seen += count
+    return bins[0][0]
+
+
 def bar_chart(amounts: Mapping[str, float], *, title: str, unit: str, as_given: bool = False) -> bytes:
     """PNG of one horizontal bar a name, each with its amount; the last of many are summed up.
 

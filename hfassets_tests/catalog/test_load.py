@@ -38,11 +38,18 @@ KEYS = (
     "num_proc, slurm"
 )
 
+SECTIONS = "storage, hub, verify, slurm, s3, datasets, c4"
 BAD = [
     ("", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
     ("# nothing\n", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
-    ("- a\n", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, slurm, datasets, not a list"]),
-    ("hello", ["catalog.yaml:1: must be a mapping with the keys storage, hub, verify, slurm, datasets, not 'hello'"]),
+    (
+        "- a\n",
+        [f"catalog.yaml:1: must be a mapping with the keys {SECTIONS}, not a list"],
+    ),
+    (
+        "hello",
+        [f"catalog.yaml:1: must be a mapping with the keys {SECTIONS}, not 'hello'"],
+    ),
     ("a: [1\nb: 2", ["catalog.yaml:2: not YAML: did not find expected ',' or ']' (while parsing a flow sequence)"]),
     ("hub:\n\tmax_retries: 1", ["catalog.yaml:2: not YAML: a tab; indent with spaces"]),
     (b"hub:\n  \xff", ["catalog.yaml:2: not a text file in UTF-8 (byte 7: invalid leading UTF-8 octet)"]),
@@ -60,7 +67,32 @@ BAD = [
     ("hub: {}\nstorage: {}\nhub: {}", ["catalog.yaml:3 hub: is given twice; the first is on line 1"]),
     ("? [a]\n: b", ["catalog.yaml:1: has a list or mapping for a key; a key is one word"]),
     ("datasests: []", ["catalog.yaml:1 datasests: unknown key; did you mean datasets?"]),
-    ("c4: {}", ["catalog.yaml:1 c4: unknown key; known are storage, hub, verify, slurm, datasets"]),
+    ("c5: {}", [f"catalog.yaml:1 c5: unknown key; known are {SECTIONS}"]),
+    ("c4: {}", ["catalog.yaml:1 c4: must be a list, not a mapping"]),
+    (
+        "c4:\n  - num_samples: 0\n    destination: gs://x/y\n    streaming: maybe",
+        [
+            "catalog.yaml:2 c4[0].num_samples: must be at least 1, not '0'",
+            "catalog.yaml:3 c4[0].destination: must be a folder or an address like s3://bucket/prefix: 'gs://x/y' is "
+            "no destination; it is a folder, or s3://bucket/prefix, not 'gs://x/y'",
+            "catalog.yaml:4 c4[0].streaming: must be true or false, not 'maybe'",
+        ],
+    ),
+    (
+        "c4:\n  - {num_samples: 5}\n  - {num_samples: 5, seed: 1}",
+        [
+            "catalog.yaml:3 c4[1]: the name 'c4_train_5' is taken by the entry on line 2; "
+            "give one of them a name of its own"
+        ],
+    ),
+    (
+        "c4:\n  - split: ../x",
+        ["catalog.yaml:2 c4[0].split: must be the name of a split like train or validation, not '../x'"],
+    ),
+    (
+        "s3: {endpoint_url: here}",
+        ["catalog.yaml:1 s3.endpoint_url: must be an address like https://huggingface.co, not 'here'"],
+    ),
     (
         "storage:\n  umask: 0999",
         ["catalog.yaml:2 storage.umask: must be an octal file mode mask like 0002, not '0999'"],
@@ -160,7 +192,7 @@ BAD = [
         "datasets:\n  - repo: a/b\n    slurm: {cups: 3}",
         ["catalog.yaml:3 datasets[0].slurm: cannot be asked of SLURM: cups is no field; did you mean cpus?"],
     ),
-    ("slurm:\n  hub_snapshot: {cpus: 1}", ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset"]),
+    ("slurm:\n  hub_snapshot: {cpus: 1}", ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset or c4_shards"]),
     (
         'datasets:\n  - repo: a/b\n    name: "x\\ny"',
         [

@@ -34,8 +34,11 @@ def definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.Definitio
         "datasets:\n"
         "  - {name: duorc, repo: ibm-research/duorc, partitions_per_run: 2}\n"
         "  - {repo: google/docci, configs: [default]}\n"
+        "c4:\n"
+        "  - {num_samples: 5000}\n"
+        "  - {name: sample, num_samples: 100, seed: 7, destination: s3://bucket/c4}\n"
     )
-    locked = [("google/docci", ["default"]), ("ibm-research/duorc", ["ParaphraseRC", "SelfRC"])]
+    locked = [("allenai/c4", ["en"]), ("google/docci", ["default"]), ("ibm-research/duorc", ["ParaphraseRC", "SelfRC"])]
     repos = [
         {
             "repo": repo,

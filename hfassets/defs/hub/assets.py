@@ -1,6 +1,5 @@
 """The hub chain as assets: thin over `hfassets.hub`, one partition a dataset config."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import DAY, Location
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
+from hfassets.defs.quota import quota_share
 from hfassets.hub.acquire import SnapshotRequest, find_snapshot, take_snapshot
 from hfassets.hub.inventory import inventory as take_inventory
 from hfassets.hub.layout import RepoCache
@@ -95,14 +95,6 @@ def verifiables(location: Location) -> list[Verifiable]:
             run_config={"ops": {PREPARED.to_python_identifier(): {"config": {"verify": True}}}},
         ),
     ]
-
-
-def _quota_share(instance: dg.DagsterInstance) -> int:
-    """How many hosts may use the token at once: on one host runs share a budget file, SLURM jobs only the pool."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return 1
-    limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
-    return max(1, limits.get(HUB_POOL, 1))
 
 
 def _run(
@@ -192,7 +184,7 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
                 token_env=location.partition(key).dataset.token_env,
                 max_retries=hub.max_retries,
                 backoff_factor=hub.backoff_factor,
-                quota_share=_quota_share(context.instance),
+                quota_share=quota_share(context.instance),
             )
             with HubClient(options, progress) as client:
                 taken = take_snapshot(client, request(key), progress)
