@@ -154,12 +154,20 @@ def test_bad_lines_are_told(run: Run, c4: C4) -> None:
     assert "en/c4-train.00000-of-00001.json.gz, line 6:" in done.stdout
 
 
-def kill_again_and_again(command: list[str], env: dict[str, str], kills: int, seed: int, longest: float) -> None:
-    """Start a command and kill it at a random moment, `kills` times."""
+def journal_size() -> int:
+    """Bytes in the journal of the run in this folder: it grows with each finished part."""
+    return sum(path.stat().st_size for path in Path("data/.hfassets/work").rglob("journal.jsonl"))
+
+
+def kill_again_and_again(command: list[str], env: dict[str, str], kills: int, seed: int) -> None:
+    """Start a command and kill it some moment after it has finished one more part, `kills` times."""
     moments = random.Random(seed)
     for _ in range(kills):
+        before = journal_size()
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.3, longest))
+        while journal_size() <= before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -173,7 +181,7 @@ def test_killed_and_run_again_the_result_is_that_of_one_run(
     words += ["--s3-path", f"s3://{BUCKET}/c4"] if to_s3 else []
     command = [sys.executable, "-m", "hfassets.cli.main", "c4", *words]
     hub_env.hub.set_faults(Fault("slow", path="*c4-train*", rate=60_000))
-    kill_again_and_again(command, {**hub_env.variables, **s3.variables}, 3, 5, 1.8)
+    kill_again_and_again(command, {**hub_env.variables, **s3.variables}, 3, 5)
     hub_env.hub.set_faults()
     done = json.loads(run(*words, "--json").stdout)
     assert done["samples"] == ROWS and done["made"] < len(done["files"])
