@@ -15,8 +15,9 @@ demo: $(VENV)/.installed
 ui: $(VENV)/.installed
 	$(BIN)/python -m hfassets.demo.ui --home $(DEMO)
 
+# Two at a time: the tests of SLURM mostly wait, and go on one process while all others have the other.
 test: $(VENV)/.installed-dev $(VENV)/.packages lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 drills: $(VENV)/.installed-dev $(VENV)/.packages
 	$(BIN)/python -m pytest -m drill

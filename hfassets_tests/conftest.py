@@ -37,6 +37,21 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Split by two processes, a file stays whole, and so do the tests that share a cluster or a deployment; these come
+    first, since they take longest."""
+    groups = {"slurm": 0, "service": 1}
+
+    def group(item: pytest.Item) -> str:
+        names = getattr(item, "fixturenames", ())
+        folder = item.path.parent.name
+        return "slurm" if folder == "slurm" else "service" if "service" in names else str(item.path)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: groups.get(group(item), len(groups)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     """With CI=true nothing may be skipped for want of a system package: there it is a failure."""
