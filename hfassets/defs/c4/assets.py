@@ -51,6 +51,7 @@ def verifiables(location: Location) -> list[Verifiable]:
         return []
     return [
         Verifiable(
+            GROUP,
             SHARDS,
             location.state.ledger(SHARDS.to_user_string()),
             location.shard_set_versions,

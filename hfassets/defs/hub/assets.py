@@ -86,8 +86,9 @@ def build_assets(location: Location) -> list[dg.AssetsDefinition]:
 def verifiables(location: Location) -> list[Verifiable]:
     """What the re-verification and repair sensors watch of the hub group."""
     return [
-        Verifiable(VERIFIED, _ledger(location, VERIFIED), location.commits, repair=(SNAPSHOT, VERIFIED)),
+        Verifiable(GROUP, VERIFIED, _ledger(location, VERIFIED), location.commits, repair=(SNAPSHOT, VERIFIED)),
         Verifiable(
+            GROUP,
             PREPARED,
             _ledger(location, PREPARED),
             location.commits,

@@ -4,6 +4,7 @@ No sensor touches the network; each decides from the ledger and its cursor and l
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,11 +25,24 @@ def _today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
-def _selection(verifiables: Sequence[Verifiable]) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*{key for verifiable in verifiables for key in verifiable.repair})
+def integrity_jobs(verifiables: Sequence[Verifiable]) -> list[Any]:
+    """One job a system: a job's assets have one partitions definition, and sensors ask for runs of several."""
+    selected: dict[str, set[dg.AssetKey]] = defaultdict(set)
+    for verifiable in verifiables:
+        selected[verifiable.job] |= {verifiable.asset, *verifiable.repair}
+    return [
+        dg.define_asset_job(
+            name,
+            selection=dg.AssetSelection.assets(*sorted(keys, key=str)),
+            description="What the sensors `reverify` and `repair` run.",
+        )
+        for name, keys in selected.items()
+    ]
 
 
-def reverification_sensor(location: Location, verifiables: Sequence[Verifiable]) -> dg.SensorDefinition:
+def reverification_sensor(
+    location: Location, verifiables: Sequence[Verifiable], jobs: Sequence[Any]
+) -> dg.SensorDefinition:
     """Asks for a run of each partition whose last proof is older than `verify.reverify_every_days`.
 
     The run key holds the day, so that a run that ended without a verdict is asked for again on the next day, and
@@ -38,7 +52,7 @@ def reverification_sensor(location: Location, verifiables: Sequence[Verifiable])
 
     @dg.sensor(
         name="reverify",
-        target=dg.AssetSelection.assets(*(verifiable.asset for verifiable in verifiables)),
+        jobs=jobs,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Re-verifies partitions whose last proof has aged. Reads the ledger only.",
@@ -56,6 +70,7 @@ def reverification_sensor(location: Location, verifiables: Sequence[Verifiable])
             requests += [
                 dg.RunRequest(
                     run_key=f"reverify:{name}:{key}:{_today()}",
+                    job_name=verifiable.job,
                     partition_key=key,
                     asset_selection=[verifiable.asset],
                     run_config=verifiable.run_config,
@@ -67,13 +82,13 @@ def reverification_sensor(location: Location, verifiables: Sequence[Verifiable])
     return reverify
 
 
-def repair_sensor(location: Location, verifiables: Sequence[Verifiable]) -> dg.SensorDefinition:
+def repair_sensor(location: Location, verifiables: Sequence[Verifiable], jobs: Sequence[Any]) -> dg.SensorDefinition:
     """Asks for the repair of damaged partitions: at most three runs an incident, within the daily byte budget."""
     limit = location.verify.repair_max_bytes_per_day
 
     @dg.sensor(
         name="repair",
-        target=_selection(verifiables),
+        jobs=jobs,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Fetches damaged files anew, at the pinned commit, and proves them. Stops after three attempts.",
@@ -98,7 +113,10 @@ def repair_sensor(location: Location, verifiables: Sequence[Verifiable]) -> dg.S
             remembered[name] = {key: asdict(incident) for key, incident in plan.incidents.items()}
             requests += [
                 dg.RunRequest(
-                    run_key=_repair_key(key, incident), partition_key=key, asset_selection=list(verifiable.repair)
+                    run_key=_repair_key(key, incident),
+                    job_name=verifiable.job,
+                    partition_key=key,
+                    asset_selection=list(verifiable.repair),
                 )
                 for key, incident in plan.requests.items()
             ]
@@ -151,8 +169,9 @@ def catalog_sensor(location: Location) -> dg.SensorDefinition:
 
 def build_sensors(location: Location, verifiables: Sequence[Verifiable]) -> list[dg.SensorDefinition]:
     """All sensors of this folder."""
+    jobs = integrity_jobs(verifiables)
     return [
-        reverification_sensor(location, verifiables),
-        repair_sensor(location, verifiables),
+        reverification_sensor(location, verifiables, jobs),
+        repair_sensor(location, verifiables, jobs),
         catalog_sensor(location),
     ]
