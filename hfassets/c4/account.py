@@ -1,7 +1,7 @@
 """What became of the source lines that were read, and what the rows look like.
 
-Invariant: `lines = rows + blank + malformed`; `close` refuses an account where that does not hold. Everything is of
-constant size whatever the number of rows.
+Invariant: `lines = rows + blank + malformed + not_drawn`; `close` refuses an account where that does not hold.
+Everything is of constant size whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ def bin_edge(place: int) -> float:
 class Account:
     """Counts of lines, of characters of text, and a histogram of text lengths (bin -> rows; lengths of 0 apart).
 
-    `listed`: the first malformed lines as (source path, line from 0, reason, how it begins). `first`: the first rows.
+    `not_drawn`: rows that a sample left out. `listed`: the first malformed lines as (source path, line from 0, reason,
+    how it begins). `first`: the first rows.
     """
 
     lines: int = 0
     rows: int = 0
     blank: int = 0
     malformed: int = 0
+    not_drawn: int = 0
     without_text: int = 0
     empty: int = 0
     characters: int = 0
@@ -60,6 +62,7 @@ class Account:
             "rows": self.rows,
             "blank": self.blank,
             "malformed": self.malformed,
+            "not_drawn": self.not_drawn,
         }
 
     @property
@@ -106,6 +109,7 @@ class Account:
             rows=self.rows + other.rows,
             blank=self.blank + other.blank,
             malformed=self.malformed + other.malformed,
+            not_drawn=self.not_drawn + other.not_drawn,
             without_text=self.without_text + other.without_text,
             empty=self.empty + other.empty,
             characters=self.characters + other.characters,
@@ -116,10 +120,10 @@ class Account:
 
     def close(self) -> Account:
         """Itself; raises IntegrityError when a line is in no count or in two."""
-        if self.lines != self.rows + self.blank + self.malformed:
+        if self.lines != self.rows + self.blank + self.malformed + self.not_drawn:
             raise IntegrityError(
                 f"the account does not close: {self.lines:,} lines read, {self.rows:,} rows, {self.blank:,} blank, "
-                f"{self.malformed:,} malformed; this is a defect of hfassets"
+                f"{self.malformed:,} malformed, {self.not_drawn:,} not drawn; this is a defect of hfassets"
             )
         return self
 

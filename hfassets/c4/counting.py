@@ -30,9 +30,10 @@ _COUNTS = "counts.json"
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A source file with `rows` rows; `others`: the lines (from 0) that are none, ascending; `account` of its lines."""
+    """A source file with `rows` rows of `size` bytes; `others`: the lines (from 0) that are none; `account` of all."""
 
     rows: int
+    size: int
     others: tuple[int, ...]
     account: Account
 
@@ -67,13 +68,15 @@ def count_sources(
 def count_part(part: dict[str, Any], folder: Path) -> PartOutput:
     """Worker: count one source file."""
     source = local_source(part)
-    account, others = Account(), []
+    account, size = Account(), 0
+    others: list[int] = []
     for batch in batches(source):
         account = account.add(batch, source.file.path)
+        size += len(batch.data)
         if batch.rows < batch.end - batch.first:
             kept = set(batch.numbers if batch.numbers is not None else range(batch.first, batch.end))
             others += [line for line in range(batch.first, batch.end) if line not in kept]
-    document = {"rows": account.rows, "others": others, "account": account.close().to_dict()}
+    document = {"rows": account.rows, "size": size, "others": others, "account": account.close().to_dict()}
     (folder / _COUNTS).write_bytes(orjson.dumps(document))
     return PartOutput(account.counts)
 
@@ -101,4 +104,5 @@ def begins(counted: Sequence[Counted], each: int, total: int) -> Iterator[Positi
 
 def _load(path: Path) -> Counted:
     document = orjson.loads(path.read_bytes())
-    return Counted(document["rows"], tuple(document["others"]), Account.from_dict(document["account"]))
+    account = Account.from_dict(document["account"])
+    return Counted(document["rows"], document["size"], tuple(document["others"]), account)

@@ -6,10 +6,11 @@ damaged is told before anybody takes its end for good.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hfassets.c4.account import Account
 from hfassets.c4.journal import Position
 from hfassets.c4.request import ShardSetRequest
 from hfassets.c4.rows import Batch, batches
@@ -37,6 +38,16 @@ class FirstRows:
         self._proven: set[int] = set()
         self.damaged: int | None = None
         """The source that turned out to be damaged, after a DamagedSourceError."""
+
+    def located(self) -> list[tuple[RepoFile, Path]]:
+        """All source files with the places where they lie; they have been fetched."""
+        found = located(self._request, self.sources.listing, self.sources.files, self._memory)
+        self._proven |= set(range(len(found)))
+        return found
+
+    def tail(self) -> Account:
+        """Nothing: every line that was read belongs to a part, or was read last."""
+        return Account()
 
     def prepare(self) -> None:
         """Fetch all source files, unless they are streamed."""
@@ -102,6 +113,19 @@ def cached_path(request: ShardSetRequest, listing: Listing, file: RepoFile, memo
     return blob if blob.exists() else request.repo.snapshot(request.commit) / file.path
 
 
+def located(
+    request: ShardSetRequest, listing: Listing, files: Sequence[RepoFile], memory: VerifyMemory
+) -> list[tuple[RepoFile, Path]]:
+    """Source files that were fetched, with the places where they lie; raises HubError for one that is gone again."""
+    found = []
+    for file in files:
+        path = cached_path(request, listing, file, memory)
+        if path is None:
+            raise HubError(f"{request.repo.repo_id}/{file.path}: it was fetched and is not there any more; run again")
+        found.append((file, path))
+    return found
+
+
 def fetch_sources(
     client: HubClient, request: ShardSetRequest, wanted: Listing, memory: VerifyMemory, progress: ProgressCallback
 ) -> None:
@@ -114,5 +138,6 @@ def fetch_sources(
         )
     if plan.fetch:
         size = format_bytes(plan.fetch_bytes)
-        progress(Note(f"fetching {len(plan.fetch):,} source files whole, {size}; --streaming reads only what it needs"))
+        hint = "" if request.seed is not None else "; --streaming reads only what it needs"
+        progress(Note(f"fetching {len(plan.fetch):,} files of {request.repo.repo_id} whole, {size}{hint}"))
     fetch_snapshot(client, plan, request.repo, memory, progress=progress)

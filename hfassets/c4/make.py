@@ -11,21 +11,24 @@ import errno
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from hfassets.c4.account import Account
+from hfassets.c4.cut import Shape, cut
 from hfassets.c4.first_rows import FirstRows
 from hfassets.c4.journal import Journal, Part, Position
+from hfassets.c4.parallel import count_enough, write_in_parallel
 from hfassets.c4.request import FORMAT, STAGE, ShardSetRequest
 from hfassets.c4.rows import Batch
+from hfassets.c4.sample import Sample
 from hfassets.c4.shard_set import ShardSet, find_shard_set, shard_set
 from hfassets.c4.sources import DamagedSourceError
 from hfassets.c4.target import Folder, Objects, names, refuse_foreign, staging
 from hfassets.c4.uploads import Uploads
-from hfassets.c4.writer import PartWriter
 from hfassets.errors import DataError, IntegrityError, SpaceError
 from hfassets.hub.session import HubClient
 from hfassets.progress import Note, Progress, ProgressCallback, silent
@@ -53,6 +56,10 @@ class RowSource(Protocol):
 
     def used(self, end: Position) -> tuple[Mapping[str, Any], ...]:
         """The source files up to a place."""
+        ...
+
+    def tail(self) -> Account:
+        """Lines that were read and belong to no part."""
         ...
 
 
@@ -152,7 +159,8 @@ class _Making:
             refuse_foreign(request, self.folder, self.owned)
         self._withdraw_manifest()
         self._keep_what_is_there()
-        rows: RowSource = FirstRows(self.client, request, self.progress)
+        kind = FirstRows if request.seed is None else Sample
+        rows: RowSource = kind(self.client, request, self.progress)
         if gaps(self.journal.parts, request.parts):
             rows.prepare()
             self._make(rows)
@@ -207,6 +215,8 @@ class _Making:
             try:
                 with Uploads() as uploads:
                     self._upload_waiting(uploads)
+                    if isinstance(rows, FirstRows) and self.request.workers > 1 and not self.request.streams:
+                        self._fill_in_parallel(rows, uploads)
                     for gap in gaps(self.journal.parts, self.request.parts):
                         if not self._fill(gap, rows, uploads):
                             break
@@ -223,46 +233,38 @@ class _Making:
 
     def _fill(self, gap: _Gap, rows: RowSource, uploads: Uploads) -> bool:
         """Make the parts of a gap; False when the sources end before."""
-        index, begin = gap.first, gap.begin
-        with closing(rows.rows(begin)) as lines, ExitStack() as stack:
-            writer: PartWriter | None = None
-            for file, path, batch in lines:
-                rest: Batch | None = batch
-                while rest is not None:
-                    if writer is None:
-                        place = self.folder.path / self.request.part_name(index)
-                        writer = stack.enter_context(PartWriter(index, place, self.request.compression, begin))
-                    room = self.request.part_rows(index) - writer.rows
-                    if rest.rows < room:
-                        writer.add(rest, file, path)
-                        break
-                    head, rest = rest.cut(room)
-                    writer.add(head, file, path)
-                    self._finish(writer, rows, uploads)
-                    index, begin, writer = index + 1, writer.end, None
-                    stack.pop_all().close()
-                    if index == gap.stop:
-                        return True
-                    rest = rest if rest.end > rest.first else None
-                self._tell(writer)
-            if writer is not None and writer.rows:
-                self._finish(writer, rows, uploads)
-            elif writer is not None:
-                self.tail = writer.account.close()
-        return False
+        request, done = self.request, gap.first
+        shape = Shape(request.part_rows, request.part_name, request.compression)
+        with closing(rows.rows(gap.begin)) as lines:
+            for part, temporary in cut(lines, shape, self.folder.path, gap.first, gap.stop, gap.begin, self._tell):
+                if not part.rows:
+                    self.tail = part.account
+                    return False
+                self._take(part, temporary, uploads)
+                for file in range(part.begin.file, part.end.file):
+                    rows.discard(file)
+                done += 1
+        return done == gap.stop
 
-    def _finish(self, writer: PartWriter, rows: RowSource, uploads: Uploads) -> None:
-        part = writer.finish()
+    def _fill_in_parallel(self, rows: FirstRows, uploads: Uploads) -> None:
+        """Make the parts that are missing by several processes; what they leave is for `_fill`."""
+        found = rows.located()
+        counted = count_enough(found, self.request, self.progress)
+        missing = [index for index in range(self.request.parts) if index not in self.journal.parts]
+        folder = self.folder.path / f".{self.request.stem}.parts"
+        for part, path in write_in_parallel(found, counted, self.request, missing, folder):
+            self._take(part, path, uploads)
+
+    def _take(self, part: Part, path: Path, uploads: Uploads) -> None:
+        """Publish a finished part."""
         if part.index > 0:
             # Only the first rows of the whole are shown.
             part = replace(part, account=replace(part.account, first=()))
         self.journal.begin(part.name)
-        self.folder.publish(writer.temporary, part.name)
+        self.folder.publish(path, part.name)
         self.journal.add(part)
         self.made += 1
-        self._tell(None)
-        for file in range(part.begin.file, part.end.file):
-            rows.discard(file)
+        self._tell(0)
         self._upload(part, uploads)
 
     def _upload_waiting(self, uploads: Uploads) -> None:
@@ -283,14 +285,14 @@ class _Making:
         if not self.request.keep_local:
             path.unlink()
 
-    def _tell(self, writer: PartWriter | None) -> None:
-        done = sum(part.rows for part in list(self.journal.parts.values())) + (writer.rows if writer else 0)
+    def _tell(self, growing: int) -> None:
+        done = sum(part.rows for part in list(self.journal.parts.values())) + growing
         self.progress(Progress(self.request.stem, done, self.request.num_samples, "rows"))
 
     def _publish(self, rows: RowSource) -> ShardSet:
         request = self.request
         parts = tuple(self.journal.parts[index] for index in sorted(self.journal.parts))
-        account = self.tail
+        account = rows.tail().merge(self.tail)
         for part in reversed(parts):
             account = part.account.merge(account)
         if account.close().rows < request.num_samples:

@@ -97,9 +97,9 @@ def read_record(path: Path) -> Record | None:
     """The record at `path`, None when there is none; raises RecordError for one that cannot be read."""
     try:
         document = orjson.loads(path.read_bytes())
-        if document["version"] != RECORD_VERSION:
+        if document["version"] not in (1, RECORD_VERSION):
             raise ValueError(f"version {document['version']}, this hfassets reads {RECORD_VERSION}")
-        entries = document["entries"]
+        entries = document["datasets" if document["version"] == 1 else "entries"]
         keys = {
             key: KnownKey(entries[place], config, commit) for key, (place, config, commit) in document["keys"].items()
         }

@@ -70,7 +70,7 @@ def test_the_manifest_names_hashes_and_row_ranges(c4: C4) -> None:
     assert second["sources"] == [
         ["en/c4-train.00000-of-00004.json.gz", 500, 750, 250], ["en/c4-train.00001-of-00004.json.gz", 0, 250, 250]
     ]  # fmt: skip
-    assert manifest.account == {"lines_read": 1000, "rows": 1000, "blank": 0, "malformed": 0}
+    assert manifest.account == {"lines_read": 1000, "rows": 1000, "blank": 0, "malformed": 0, "not_drawn": 0}
 
 
 def test_a_second_run_asks_nobody(c4: C4) -> None:

@@ -1,0 +1,146 @@
+"""The parts of a large shard set, made by several processes: one piece of work for each source file.
+
+Invariant: the parts are those of one process going through the sources in order; how many processes there are changes
+when they are made, and nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfassets.c4.counting import Counted, begins, count_sources, local_source
+from hfassets.c4.cut import Shape, cut
+from hfassets.c4.journal import Part, Position
+from hfassets.c4.request import ShardSetRequest
+from hfassets.c4.rows import Batch, batches
+from hfassets.errors import PartialFailureError
+from hfassets.hub.listing import RepoFile
+from hfassets.parts import LocalPool, PartOutput, Plan
+from hfassets.parts.make import entry_point
+from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, store_plan
+from hfassets.progress import ProgressCallback
+from hfassets.storage.manifest import read_manifest
+
+STAGE = "c4_write"
+FORMAT = 1
+
+
+Located = Sequence[tuple[RepoFile, Path]]
+"""Source files in their order, each with the place where it lies, proven."""
+
+
+def count_enough(located: Located, request: ShardSetRequest, progress: ProgressCallback) -> list[Counted]:
+    """Count files from the first on until they hold the rows asked for, or there are no more."""
+    counted: list[Counted] = []
+    while len(counted) < len(located):
+        rows = sum(one.rows for one in counted)
+        if rows >= request.num_samples:
+            break
+        done = sum(file.size for file, _ in located[: len(counted)])
+        left = located[len(counted) :]
+        wanted = request.workers
+        if rows:
+            bytes_wanted = (request.num_samples - rows) * done / rows
+            wanted = max(wanted, next(_reaching(left, bytes_wanted)))
+        wave = left[:wanted]
+        counted += count_sources(wave, request.work / f"count-{len(counted):05}", request.workers, progress)
+    return counted
+
+
+def _reaching(files: Sequence[tuple[RepoFile, Path]], size: float) -> Iterator[int]:
+    """How many files it takes to have `size` bytes."""
+    total = 0
+    for number, (file, _) in enumerate(files, 1):
+        total += file.size
+        if total >= size:
+            yield number
+    yield len(files)
+
+
+def write_in_parallel(
+    located: Located,
+    counted: Sequence[Counted],
+    request: ShardSetRequest,
+    missing: Sequence[int],
+    folder: Path,
+) -> Generator[tuple[Part, Path], None, None]:
+    """The `missing` parts (by index), each with its file in a folder of its own below `folder`, in any order.
+
+    Raises PartialFailureError naming the source files at which parts could not be made, after all others.
+    """
+    each = request.max_lines_per_file or request.num_samples
+    starts = list(begins(counted, each, request.num_samples))
+    work: list[dict[str, Any]] = [
+        {
+            "name": f"{first:07}",
+            "first": first,
+            "begin": list(starts[first]),
+            "parts": [[request.part_name(index), request.part_rows(index)] for index in range(first, stop)],
+            "compression": request.compression,
+            "sources": [_described(file, path) for file, path in located[starts[first].file : len(counted)]],
+        }
+        for first, stop in _runs(sorted(index for index in missing if index < len(starts)), starts)
+    ]
+    plan = Plan(STAGE, FORMAT, dict(request.inputs), {}, work)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    store_plan(folder / PLAN_FILE, plan, entry_point(write_parts))
+    failures: list[tuple[str, str]] = []
+    pool = LocalPool(min(request.workers, max(1, len(work))))
+    for outcome in pool.map(folder / PLAN_FILE, plan.fingerprint, range(len(work))):
+        made = folder / str(work[outcome.index]["name"])
+        manifest = read_manifest(made / MANIFEST_FILE) if outcome.error is None else None
+        if manifest is None:
+            source = located[starts[int(work[outcome.index]["first"])].file][0]
+            failures.append((source.path, outcome.error or "its parts are not there"))
+            continue
+        for document in manifest.details["parts"]:
+            part = Part.from_dict(document)
+            yield part, made / part.name
+        shutil.rmtree(made)
+    shutil.rmtree(folder)
+    if failures:
+        raise PartialFailureError("source files", failures, len(work))
+
+
+def write_parts(part: dict[str, Any], folder: Path) -> PartOutput:
+    """Worker: the parts that begin in one source file."""
+    first, begin = int(part["first"]), Position(*part["begin"])
+    wanted = part["parts"]
+    shape = Shape(
+        rows=lambda index: int(wanted[index - first][1]),
+        name=lambda index: str(wanted[index - first][0]),
+        compression=part["compression"],
+    )
+
+    def lines() -> Iterator[tuple[int, str, Batch]]:
+        for number, described in enumerate(part["sources"]):
+            source = local_source(described)
+            for batch in batches(source, begin.line if number == 0 else 0):
+                yield begin.file + number, source.file.path, batch
+
+    parts = []
+    for made, temporary in cut(lines(), shape, folder, first, first + len(wanted), begin):
+        if made.rows:
+            temporary.replace(folder / made.name)
+            parts.append(made.to_dict())
+    return PartOutput({"rows": sum(one["rows"] for one in parts)}, {"parts": parts})
+
+
+def _runs(missing: Sequence[int], starts: Sequence[Position]) -> Iterator[tuple[int, int]]:
+    """Runs of missing parts that begin in one source file, as (first, stop)."""
+    first = None
+    for place, index in enumerate(missing):
+        if first is None:
+            first = index
+        following = missing[place + 1] if place + 1 < len(missing) else None
+        if following != index + 1 or starts[following].file != starts[first].file:
+            yield first, index + 1
+            first = None
+
+
+def _described(file: RepoFile, path: Path) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "etag": file.etag, "local": str(path)}
