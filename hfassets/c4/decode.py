@@ -6,6 +6,8 @@ never a shorter file.
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,7 +15,6 @@ from hfassets.c4.sources import Format
 from hfassets.errors import DataError
 
 PIECE = 1 << 20
-_WITH_GZIP_HEADER = 31
 _ZSTD_INPUT = 1 << 16
 
 
@@ -29,7 +30,7 @@ def decoded(chunks: Iterable[bytes], kind: Format, path: str) -> Iterator[bytes]
     import zstandard
     from isal import igzip_lib
 
-    damage: Any = (igzip_lib.IsalError, zstandard.ZstdError, EOFError)
+    damage: Any = (igzip_lib.IsalError, gzip.BadGzipFile, zstandard.ZstdError, EOFError)
     try:
         yield from decoder[kind](chunks)
     except damage as error:
@@ -37,36 +38,33 @@ def decoded(chunks: Iterable[bytes], kind: Format, path: str) -> Iterator[bytes]
         raise DataError(f"{path}: the {name} stream is damaged: {error}") from error
 
 
-def _gunzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 1952: members one after the other; zero bytes between or behind them are padding."""
-    from isal import isal_zlib
+class _Stream(io.RawIOBase):
+    """Chunks as a file that can be read once."""
 
-    member: Any = None
-    for chunk in chunks:
-        data = chunk
-        while data:
-            if member is None:
-                data = data.lstrip(b"\0")
-                if not data:
-                    break
-                member = isal_zlib.decompressobj(wbits=_WITH_GZIP_HEADER)
-            piece = member.decompress(data, PIECE)
-            if piece:
-                yield piece
-            if member.eof:
-                data, member = member.unused_data, None
-            else:
-                data = member.unconsumed_tail
-                if not data and len(piece) == PIECE:
-                    # All input is taken in, and more output is waiting.
-                    data = b""
-                    while piece := member.decompress(b"", PIECE):
-                        yield piece
-                        if member.eof:
-                            data, member = member.unused_data, None
-                            break
-    if member is not None:
-        raise EOFError("it ends in the middle")
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+
+def _gunzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 1952: members one after the other; zero bytes behind the last are padding."""
+    from isal import igzip
+
+    stream: Any = igzip.IGzipFile(fileobj=_Stream(chunks), mode="rb")  # type: ignore[no-untyped-call]
+    with stream as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:

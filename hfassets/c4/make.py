@@ -32,6 +32,7 @@ from hfassets.c4.uploads import Uploads
 from hfassets.errors import DataError, IntegrityError, SpaceError
 from hfassets.hub.session import HubClient
 from hfassets.progress import Note, Progress, ProgressCallback, silent
+from hfassets.storage.ahead import quick_turns
 from hfassets.storage.lease import lease
 from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
 from hfassets.storage.s3 import S3Prefix
@@ -87,7 +88,8 @@ def make_shard_set(
             return found
         making = _Making(client, request, progress, thorough=thorough)
         try:
-            return making.run()
+            with quick_turns():
+                return making.run()
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise

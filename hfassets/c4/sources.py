@@ -22,7 +22,7 @@ from hfassets.hub.session import BodyCutError, HubClient, read_body
 from hfassets.progress import ProgressCallback
 from hfassets.storage.state import StateDir
 
-CHUNK = 1 << 18
+CHUNK = 1 << 20
 
 Format = Literal["json", "json.gz", "json.zst", "parquet"]
 _ENDINGS: tuple[tuple[str, Format], ...] = (

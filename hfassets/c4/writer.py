@@ -1,4 +1,4 @@
-"""One part as it grows: compressed if asked, hashed, written on a thread of its own.
+"""One part as it grows: compressed if asked, hashed, written.
 
 Invariant: the file has a temporary name until `finish` has made all of it durable; whoever does not finish leaves none.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -17,10 +16,9 @@ from hfassets.c4.account import Account
 from hfassets.c4.journal import Part, Position, SourceRange
 from hfassets.c4.request import Compression
 from hfassets.c4.rows import Batch
-from hfassets.storage.ahead import writing_behind
 from hfassets.storage.atomic import temporary_beside
 
-DEPTH = 8
+_SYNC_EVERY = 16 << 20
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _WITH_GZIP_HEADER = 31
@@ -62,26 +60,24 @@ class PartWriter:
         self._ranges: list[SourceRange] = []
         self._hash = hashlib.sha256()
         self._size = 0
+        self._synced = 0
         self._compressor = new_compressor(compression)
-        self._behind = ExitStack()
 
     def __enter__(self) -> Self:
-        self._file = self.temporary.open("xb")
-        self._give = self._behind.enter_context(writing_behind(self._write, DEPTH))
+        # Unbuffered: what comes is large, and a buffer would only be one more lock.
+        self._file = self.temporary.open("xb", buffering=0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._behind.__exit__(kind, error, trace)
-        finally:
-            self._file.close()
-            self.temporary.unlink(missing_ok=True)
+        self._file.close()
+        self.temporary.unlink(missing_ok=True)
 
     def add(self, batch: Batch, file: int, path: str) -> None:
-        """Write the rows of a batch of source number `file`; raises OSError of an earlier one."""
-        self._give(batch.data)
+        """Write the rows of a batch of source number `file`."""
+        # At once, while the bytes that were just looked at are in the processor's cache.
+        self._put(self._compressor.compress(batch.data) if self._compressor else batch.data)
         self.rows += batch.rows
         self.account = self.account.add(batch, path)
         self.end = Position(file, batch.end)
@@ -92,11 +88,9 @@ class PartWriter:
             self._ranges.append(SourceRange(path, batch.first, batch.end, batch.rows))
 
     def finish(self) -> Part:
-        """Wait for all that was given and make it durable; the caller then gives the file its name."""
-        self._behind.close()
+        """Make all of it durable; the caller then gives the file its name."""
         if self._compressor:
             self._put(self._compressor.flush())
-        self._file.flush()
         os.fsync(self._file.fileno())
         return Part(
             index=self.index,
@@ -110,10 +104,13 @@ class PartWriter:
             account=self.account.close(),
         )
 
-    def _write(self, data: bytes) -> None:
-        self._put(self._compressor.compress(data) if self._compressor else data)
-
     def _put(self, data: bytes) -> None:
-        self._file.write(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
         self._hash.update(data)
         self._size += len(data)
+        if self._size - self._synced >= _SYNC_EVERY:
+            # Linux begins to write such pages to disk, and does not wait: at the end little is left to wait for.
+            os.posix_fadvise(self._file.fileno(), self._synced, self._size - self._synced, os.POSIX_FADV_DONTNEED)
+            self._synced = self._size

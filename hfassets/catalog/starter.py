@@ -27,6 +27,11 @@ verify:
   # reverify_max_partitions_per_tick: 20
   # repair_max_bytes_per_day: 200GB
 
+s3:                                                # for destinations like s3://bucket/prefix
+  # endpoint_url: https://s3.example.org           # default: AWS_ENDPOINT_URL; none = Amazon's
+  # region: eu-central-1
+  # profile: training                              # of ~/.aws; keys never stand here
+
 slurm:                                             # what heavy runs ask for when they become SLURM jobs
   # prepared_dataset: {cpus: 8, memory: 32G, time: "04:00:00"}
 
@@ -44,4 +49,24 @@ datasets:
     # token_env: HF_TOKEN                          # the name of the variable, never the token
     # num_proc: 8
     # slurm: {memory: 64G}                         # what this dataset's heavy runs ask for beyond that
+
+# c4:                                              # rows as JSON lines, in a folder or in S3: docs/c4.md
+#   - num_samples: 10000
+#     name: c4-10k                                 # the partition; default: c4_<split>_<num_samples>
+#     repo: allenai/c4                             # or any repo of JSON lines or Parquet
+#     config: en                                   # default for another repo: its own default
+#     revision: main
+#     split: train
+#     max_lines_per_file: 2500                     # none: one file
+#     destination: s3://bucket/prefix              # or a folder; default: <output_root>/c4/<name>
+#     keep_local: false                            # with S3: keep the local copies
+#     shuffle: false                               # true: a random sample over the split
+#     seed: 42
+#     streaming: auto                              # auto: up to 10,000 samples; else true or false
+#     compression: none                            # or gzip, zstd
+#     on_shortfall: fail                           # or report
+#     workers: 1
+#     cache_dir: ~/.cache/huggingface/hub          # another Hub cache for source files
+#     token_env: HF_TOKEN
+#     slurm: {time: "04:00:00"}                    # make its runs SLURM jobs
 """

@@ -11,7 +11,7 @@ import click
 from hfassets.cli.options import PATH, no_token, options, places, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
-from hfassets.errors import IntegrityError, UsageError
+from hfassets.errors import HfassetsError, IntegrityError, PartialFailureError, UsageError
 from hfassets.report.tables import build_table
 from hfassets.report.units import counted, format_bytes, format_seconds
 
@@ -149,7 +149,24 @@ def _request(given: dict[str, Any], repo: Any, commit: str, state: Any, destinat
 
 def _show(json_path: str | None, request: ShardSetRequest, made: ShardSet) -> None:
     account = made.account
-    document = {
+    document = _document(request, made)
+    done = "was there already" if made.reused else f"made in {format_seconds(made.seconds)}"
+    shown = made.urls if len(made.urls) <= 12 else (*made.urls[:10], f"… and {len(made.urls) - 10} more")
+    lines = [
+        f"Samples: {made.rows:,}" + (f" of {made.asked:,} asked for" if made.rows < made.asked else ""),
+        f"Files: {len(made.parts):,}, {format_bytes(made.size)} ({done})",
+        f"Mean text length: {account.mean_length:,.1f} characters",
+    ]
+    if account.malformed or account.blank:
+        lines.append(f"Kept out: {counted(account.malformed, 'malformed line')}, {account.blank:,} blank")
+        lines += [f"  {path}, line {line + 1}: {reason}" for path, line, reason, _ in account.listed[:5]]
+    lines += ["First 200 characters:", f"  {' '.join(account.first_text.split())}", *shown]
+    show(json_path, document, *lines)
+
+
+def _document(request: ShardSetRequest, made: ShardSet) -> dict[str, Any]:
+    account = made.account
+    return {
         "name": made.name,
         "repo_id": request.repo.repo_id,
         "commit": made.commit,
@@ -171,18 +188,61 @@ def _show(json_path: str | None, request: ShardSetRequest, made: ShardSet) -> No
         "fingerprint": made.fingerprint,
         "seconds": made.seconds,
     }
-    done = "was there already" if made.reused else f"made in {format_seconds(made.seconds)}"
-    shown = made.urls if len(made.urls) <= 12 else (*made.urls[:10], f"… and {len(made.urls) - 10} more")
-    lines = [
-        f"Samples: {made.rows:,}" + (f" of {made.asked:,} asked for" if made.rows < made.asked else ""),
-        f"Files: {len(made.parts):,}, {format_bytes(made.size)} ({done})",
-        f"Mean text length: {account.mean_length:,.1f} characters",
-    ]
-    if account.malformed or account.blank:
-        lines.append(f"Kept out: {counted(account.malformed, 'malformed line')}, {account.blank:,} blank")
-        lines += [f"  {path}, line {line + 1}: {reason}" for path, line, reason, _ in account.listed[:5]]
-    lines += ["First 200 characters:", f"  {' '.join(account.first_text.split())}", *shown]
-    show(json_path, document, *lines)
+
+
+@c4.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--workers", type=click.IntRange(1), help="Processes for whole sources [default: as the catalog says].")
+@click.option("--force", is_flag=True, help="Make everything again, over whatever has these names.")
+@json_option
+@no_token
+def make(names: tuple[str, ...], workers: int | None, force: bool, json_path: str | None) -> None:
+    """Make shard sets of the catalog: those named, else all."""
+    from hfassets.c4.from_catalog import shard_set_request
+    from hfassets.c4.make import make_shard_set
+    from hfassets.catalog import ShardSetPartition, accept, catalog_path
+    from hfassets.hub.options import hub_options
+    from hfassets.hub.session import HubClient
+
+    accepted = accept(catalog_path(), record=False)
+    for line in accepted.errors:
+        click.echo(f"warning: {line}", err=True)
+    catalog = accepted.require()
+    if catalog.storage.umask is not None:
+        os.umask(catalog.storage.umask)
+    known = {one.key: one for one in accepted.partitions if isinstance(one, ShardSetPartition) and not one.retired}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        declared = ", ".join(entry.name for entry in catalog.c4) or "none"
+        raise UsageError(f"{unknown[0]} is no synchronised shard set of {accepted.path}; its section c4 has {declared}")
+    rows: list[tuple[object, ...]] = []
+    document, failures = [], []
+    with ProgressDisplay() as progress:
+        for name in names or tuple(known):
+            entry = known[name].shard_set
+            hub = hub_options(
+                endpoint=catalog.hub.endpoint,
+                token_env=entry.token_env,
+                max_retries=catalog.hub.max_retries,
+                backoff_factor=catalog.hub.backoff_factor,
+            )
+            request = shard_set_request(
+                catalog, entry, known[name].commit, force=force, workers=workers, lease_wait=LEASE_WAIT
+            )
+            try:
+                with HubClient(hub, progress) as client:
+                    made = make_shard_set(client, request, progress)
+            except HfassetsError as error:
+                failures.append((name, str(error)))
+                rows.append((name, "FAILED", None, None, "", request.place))
+                continue
+            state = "was ready" if made.reused else "ok"
+            rows.append((name, state, made.rows, len(made.parts), format_bytes(made.size), made.place))
+            document.append(_document(request, made))
+    columns = ["set", "state", "rows>", "files>", "size>", "destination"]
+    show(json_path, {"sets": document, "failures": failures}, build_table(columns, rows).rich())
+    if failures:
+        raise PartialFailureError("shard sets", failures, len(rows))
 
 
 @c4.command()

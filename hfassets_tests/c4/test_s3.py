@@ -18,6 +18,7 @@ from hfassets.c4.target import Folder, Objects
 from hfassets.errors import DataError, PartialFailureError, UsageError
 from hfassets.storage import s3 as domain
 from hfassets.storage.s3 import ObjectExistsError, S3Error, S3Prefix, S3Settings, S3Store, checksum, part_size
+from hfassets.storage.s3_files import register
 from hfassets.storage.state import StateDir
 from hfassets_tests.c4.conftest import C4, files_of, keys_of
 from hfassets_tests.s3 import BUCKET, S3Server
@@ -200,6 +201,19 @@ def test_several_sets_of_a_prefix_have_to_be_named(c4: C4, s3: S3Server, prefix:
     with pytest.raises(UsageError, match="c4_train_10, c4_train_20"):
         find_manifest(place, None)
     assert Objects(place, "c4_train_10.manifest.json").manifest() is not None
+
+
+def test_datasets_reads_the_parts_in_s3(c4: C4, s3: S3Server, prefix: str, tmp_path: Path) -> None:
+    """By glob, whole and streamed, in the order of the rows, without s3fs."""
+    import datasets
+
+    c4.make(c4.request(prefix, num_samples=1000, max_lines_per_file=300))
+    register()
+    files = {"train": f"{prefix}/*train*.jsonl"}
+    whole = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "d"))
+    assert whole["url"] == [f"http://example.com/{number}" for number in range(1000)]
+    streamed = datasets.load_dataset("json", data_files=files, split="train", streaming=True)
+    assert next(iter(streamed.skip(999)))["url"] == "http://example.com/999"
 
 
 def test_threads_share_a_store(s3: S3Server, tmp_path: Path) -> None:

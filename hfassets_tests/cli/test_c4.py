@@ -154,6 +154,21 @@ def test_bad_lines_are_told(run: Run, c4: C4) -> None:
     assert "en/c4-train.00000-of-00001.json.gz, line 6:" in done.stdout
 
 
+def test_the_sets_of_a_catalog_are_made_by_name(run: Run, c4: C4, hub_env: ClientEnvironment) -> None:
+    """Those named, else all; one that fails does not stop the others, and is named."""
+    Path("catalog.yaml").write_text(
+        "c4:\n  - {name: one, num_samples: 30}\n  - {name: two, num_samples: 4000, streaming: true}\n"
+        "  - {name: three, num_samples: 20, split: validation, destination: here}\n"
+    )
+    hub_env.run(sys.executable, "-m", "hfassets.cli.main", "catalog", "sync")
+    assert "ok" in run("make", "one").stdout
+    assert files_of(Path("data/c4/one")) == {"c4_train_30.jsonl": c4.expect(30)}
+    done = run("make", code=1)
+    assert "1 of 3 shard sets failed: two:" in error_of(done) and "was ready" in done.stdout
+    assert files_of(Path("here")) == {"c4_validation_20.jsonl": b"".join(lines(9000, 9020))}
+    assert "is no synchronised shard set" in error_of(run("make", "four", code=2))
+
+
 def journal_size() -> int:
     """Bytes in the journal of the run in this folder: it grows with each finished part."""
     return sum(path.stat().st_size for path in Path("data/.hfassets/work").rglob("journal.jsonl"))
