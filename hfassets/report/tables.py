@@ -81,6 +81,12 @@ def _cell(value: object) -> str:
 
 
 def _escape(text: str) -> str:
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(_escape_word(word) for word in text.split())
+
+
+def _escape_word(word: str) -> str:
+    # An address is shown as it stands, backslashes included.
+    characters = "|" if word.startswith(("http://", "https://")) else "\\`*_[]<>|"
+    for character in characters:
+        word = word.replace(character, f"\\{character}")
+    return word

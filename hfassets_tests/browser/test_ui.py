@@ -151,3 +151,24 @@ def test_partition_counts_are_right(page: Page) -> None:
     for nothing in ("Failed (0)", "Missing (0)"):
         expect(page.get_by_text(nothing)).to_be_visible()
     keep(page, "partitions")
+
+
+def test_a_shard_set_is_a_page_to_look_at(page: Page, service: Service) -> None:
+    """Rows, bytes, destination and parts of a C4 shard set; its histogram; its first rows as a table."""
+    assert service.outcome(service.launch(["c4_shards"], "c4-2k")) == "SUCCESS"
+    page.set_viewport_size({"width": WIDTH, "height": 1200})
+    page.goto("/assets/c4_shards?view=partitions&partition=c4-2k")
+    folder = service.home.root / "data" / "c4" / "c4-2k"
+    size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
+    for shown in ("2000", str(size), str(folder), "c4_train_2000_part004.jsonl"):
+        expect(page.get_by_role("cell", name=shown, exact=True).first).to_be_visible()
+    keep(page, "c4")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").locator("img")
+    expect(picture).to_be_visible()
+    wait_for("the picture", lambda: picture.evaluate("image => image.complete && image.naturalWidth") > 400)
+    keep(page, "c4-lengths")
+    page.keyboard.press("Escape")
+    page.get_by_text("[Show Markdown]").nth(1).click()
+    expect(page.get_by_role("dialog").get_by_role("row")).to_have_count(6)
+    keep(page, "c4-first-rows")

@@ -52,6 +52,12 @@ def test_one_table_for_terminal_and_markdown() -> None:
     )
 
 
+def test_an_address_is_shown_as_it_stands() -> None:
+    """Backslashes in it would be part of what is shown and clicked."""
+    cell = build_table(["url"], [("see http://example.com/_a_*b|c_d and _e_",)]).markdown().splitlines()[2]
+    assert cell == "| see http://example.com/_a_*b\\|c_d and \\_e\\_ |"
+
+
 def test_a_row_of_another_width_is_a_defect() -> None:
     """It would shift every cell after it."""
     with pytest.raises(ValueError, match="2 cells"):

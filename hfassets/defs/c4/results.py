@@ -50,7 +50,7 @@ def of_shard_set(made: ShardSet, proof: Proof, *, told_by_s3: bool) -> Outcome:
         "malformed lines kept out": account.malformed,
         "blank lines": account.blank,
         "rows without text": account.without_text,
-        "sources": dg.MetadataValue.json([dict(source) for source in made.sources[:MOST_LISTED]]),
+        "sources": dg.MetadataValue.md(_sources(made).markdown()),
         "commit": made.commit,
         "seconds": made.seconds,
         "fingerprint": made.fingerprint,
@@ -90,6 +90,23 @@ def damage(key: str, proof: Proof) -> DamageFoundError:
     line = f"{key}: {len(proof.damage)} of {proof.parts} parts are damaged: {first}: {reason}"
     metadata = {"faults": dg.MetadataValue.md(table.markdown()), "damaged": len(proof.damage)}
     return DamageFoundError(line, [Check(checks.PARTS_INTACT, False, line, metadata)])
+
+
+def _sources(made: ShardSet) -> Table:
+    """The source files that were read, and of a sample how many of whose rows were drawn."""
+    drawn = any("drawn" in source for source in made.sources)
+    columns = ["file", "size >", "read", *(["rows >", "drawn >"] if drawn else []), "hash"]
+    rows = [
+        (
+            source["path"],
+            format_bytes(source["size"]),
+            source["read"],
+            *((source["rows"], source["drawn"]) if drawn else ()),
+            source["hash"][:16],
+        )
+        for source in made.sources[:MOST_LISTED]
+    ]
+    return build_table(columns, rows)
 
 
 def first_rows(account: Account) -> Table:
