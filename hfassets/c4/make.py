@@ -27,7 +27,7 @@ from hfassets.c4.rows import Batch
 from hfassets.c4.sample import Sample
 from hfassets.c4.shard_set import ShardSet, find_shard_set, shard_set
 from hfassets.c4.sources import DamagedSourceError
-from hfassets.c4.target import Folder, Objects, names, refuse_foreign, staging
+from hfassets.c4.target import Folder, Objects, checked, refuse_foreign, staging
 from hfassets.c4.uploads import Uploads
 from hfassets.errors import DataError, IntegrityError, SpaceError
 from hfassets.hub.session import HubClient
@@ -113,13 +113,12 @@ def gaps(parts: Mapping[int, Part], total: int) -> list[_Gap]:
     """The runs of parts that are not there, each with the place where its rows begin."""
     found: list[_Gap] = []
     begin, index = Position(0, 0), 0
-    while index < total:
-        if index in parts:
-            begin, index = parts[index].end, index + 1
-            continue
-        stop = next((other for other in range(index, total) if other in parts), total)
-        found.append(_Gap(index, stop, begin))
-        index = stop
+    for place in sorted(parts):
+        if place > index:
+            found.append(_Gap(index, place, begin))
+        begin, index = parts[place].end, place + 1
+    if index < total:
+        found.append(_Gap(index, total, begin))
     return found
 
 
@@ -140,6 +139,7 @@ class _Making:
         self.client = client
         self.tail = Account()
         self.made = 0
+        self.rows = 0
         self.folder.prepare(request.stem)
         earlier = self._earlier()
         request.work.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,6 @@ class _Making:
         """Make what is missing and publish the whole."""
         request = self.request
         if request.force:
-            self.owned |= set(names(request))
             self.journal.drop(list(self.journal.parts))
         elif isinstance(request.destination, S3Prefix) and not request.keep_local:
             pass  # the hidden folder is ours alone; what is in the bucket is looked at when a part is put there
@@ -175,7 +174,7 @@ class _Making:
         found = [self.folder.manifest()]
         found += [self.objects.manifest()] if self.objects else []
         try:
-            last = read_manifest(self.request.state.manifest(STAGE, self.request.name))
+            last = checked(read_manifest(self.request.state.manifest(STAGE, self.request.name)))
         except IntegrityError:
             last = None
         if last is not None and last.root == self.request.place:
@@ -195,7 +194,8 @@ class _Making:
     def _withdraw_manifest(self) -> None:
         """From now on the shard set is not whole: nobody should read it as if it were."""
         self.folder.remove(self.request.manifest_name)
-        if self.objects:
+        # Only if it is there: the first publication takes no right to delete.
+        if self.objects and self.objects.manifest() is not None:
             self.objects.remove(self.request.manifest_name)
 
     def _keep_what_is_there(self) -> None:
@@ -211,6 +211,7 @@ class _Making:
                 self.journal.unstore(part.index)
         if lost:
             self.journal.drop(lost)
+        self.rows = sum(part.rows for part in self.journal.parts.values())
 
     def _make(self, rows: RowSource) -> None:
         for last_try in (False, True):
@@ -231,6 +232,7 @@ class _Making:
                 touched = [p for p in self.journal.parts.values() if p.begin.file <= bad <= p.end.file]
                 self.owned |= {part.name for part in touched}
                 self.journal.drop([part.index for part in touched])
+                self.rows = sum(part.rows for part in self.journal.parts.values())
                 self.progress(Note(f"{error}; fetching it again", "warning"))
 
     def _fill(self, gap: _Gap, rows: RowSource, uploads: Uploads) -> bool:
@@ -252,9 +254,8 @@ class _Making:
         """Make the parts that are missing by several processes; what they leave is for `_fill`."""
         found = rows.located()
         counted = count_enough(found, self.request, self.progress)
-        missing = [index for index in range(self.request.parts) if index not in self.journal.parts]
         folder = self.folder.path / f".{self.request.stem}.parts"
-        for part, path in write_in_parallel(found, counted, self.request, missing, folder):
+        for part, path in write_in_parallel(found, counted, self.request, self.journal.parts.keys(), folder):
             self._take(part, path, uploads)
 
     def _take(self, part: Part, path: Path, uploads: Uploads) -> None:
@@ -266,6 +267,7 @@ class _Making:
         self.folder.publish(path, part.name)
         self.journal.add(part)
         self.made += 1
+        self.rows += part.rows
         self._tell(0)
         self._upload(part, uploads)
 
@@ -281,15 +283,14 @@ class _Making:
 
     def _put(self, objects: Objects, part: Part) -> None:
         path = self.folder.path / part.name
-        checksum = objects.put(path, part, replace=part.name in self.owned)
+        checksum = objects.put(path, part, replace=self.request.force or part.name in self.owned)
         self.journal.store(part.index, checksum)
         self.progress(Note(f"{part.name} is in {self.request.place}, proven by its SHA-256"))
         if not self.request.keep_local:
             path.unlink()
 
     def _tell(self, growing: int) -> None:
-        done = sum(part.rows for part in list(self.journal.parts.values())) + growing
-        self.progress(Progress(self.request.stem, done, self.request.num_samples, "rows"))
+        self.progress(Progress(self.request.stem, self.rows + growing, self.request.num_samples, "rows"))
 
     def _publish(self, rows: RowSource) -> ShardSet:
         request = self.request

@@ -7,7 +7,7 @@ when they are made, and nothing else.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,13 @@ def write_in_parallel(
     located: Located,
     counted: Sequence[Counted],
     request: ShardSetRequest,
-    missing: Sequence[int],
+    done: Collection[int],
     folder: Path,
 ) -> Generator[tuple[Part, Path], None, None]:
-    """The `missing` parts (by index), each with its file in a folder of its own below `folder`, in any order.
+    """The parts that are not `done` (by index), as far as the counted files reach, in any order.
 
-    Raises PartialFailureError naming the source files at which parts could not be made, after all others.
+    Each comes with its file in a folder of its own below `folder`. Raises PartialFailureError naming the source files
+    at which parts could not be made, after all others.
     """
     each = request.max_lines_per_file or request.num_samples
     starts = list(begins(counted, each, request.num_samples))
@@ -82,7 +83,7 @@ def write_in_parallel(
             "compression": request.compression,
             "sources": [_described(file, path) for file, path in located[starts[first].file : len(counted)]],
         }
-        for first, stop in _runs(sorted(index for index in missing if index < len(starts)), starts)
+        for first, stop in _runs([index for index in range(len(starts)) if index not in done], starts)
     ]
     plan = Plan(STAGE, FORMAT, dict(request.inputs), {}, work)
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ read, how many workers there are and where the parts go is no part of the identi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,14 @@ class ShardSetRequest:
         """Rows of part `index` when the source has enough of them."""
         each = self.max_lines_per_file or self.num_samples
         return min(each, self.num_samples - index * each)
+
+    def names(self, name: str) -> bool:
+        """Whether a file name is that of one of the parts."""
+        found = re.fullmatch(rf"{re.escape(self.stem)}(?:_part([0-9]+))?\.jsonl(\.gz|\.zst)?", name)
+        if found is None:
+            return False
+        index = int(found[1] or 1) - 1
+        return 0 <= index < self.parts and self.part_name(index) == name
 
     @property
     def manifest_name(self) -> str:

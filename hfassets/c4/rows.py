@@ -10,7 +10,7 @@ import decimal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -76,34 +76,23 @@ class Batch:
         )  # fmt: skip
 
 
-class OnRead(Protocol):
-    """Told of bytes that were read of a source."""
-
-    def __call__(self, size: int, /) -> None: ...
-
-
-def batches(source: Source, skip: int = 0, on_read: OnRead = lambda _: None) -> Iterator[Batch]:
-    """The rows of a source from line `skip` on; `on_read` is told of compressed bytes.
+def batches(source: Source, skip: int = 0) -> Iterator[Batch]:
+    """The rows of a source from line `skip` on.
 
     Raises DataError for what cannot be decoded, DamagedSourceError and HubError as the source does.
     """
     path = source.file.path
     kind = format_of(path)
     if kind == "parquet":
-        yield from _parquet_batches(source, skip, on_read)
+        yield from _parquet_batches(source, skip)
         return
-
-    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            on_read(len(chunk))
-            yield chunk
 
     with ExitStack() as stack:
         chunks = source.chunks()
         if isinstance(source, RemoteSource):
             # Receiving, hashing and keeping what arrives is work enough for a thread of its own.
             chunks = stack.enter_context(reading_ahead(chunks, DEPTH))
-        blocks = stack.enter_context(reading_ahead(whole_lines(decoded(counted(chunks), kind, path)), DEPTH))
+        blocks = stack.enter_context(reading_ahead(whole_lines(decoded(chunks, kind, path)), DEPTH))
         yield from line_batches(blocks, skip)
 
 
@@ -193,7 +182,7 @@ def _excerpt(line: bytes) -> str:
     return line[:EXCERPT].decode("utf-8", "backslashreplace")
 
 
-def _parquet_batches(source: Source, skip: int, on_read: OnRead) -> Iterator[Batch]:
+def _parquet_batches(source: Source, skip: int) -> Iterator[Batch]:
     """Parquet rows become JSON lines, columns in file order; a row group is the most that is held."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -204,7 +193,6 @@ def _parquet_batches(source: Source, skip: int, on_read: OnRead) -> Iterator[Bat
             number = 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
-                on_read(source.file.size // file.num_row_groups)
                 if number + count <= skip:
                     number += count
                     continue

@@ -63,9 +63,13 @@ def find_shard_set(request: ShardSetRequest, *, by_hash: bool = False) -> ShardS
     if manifest is None or manifest.stage != STAGE or manifest.fingerprint != request.fingerprint:
         return None
     parts = tuple(Part.from_dict(part) for part in manifest.details["parts"])
+    stores = [store]
+    if request.keep_local and isinstance(store, Objects):
+        stores.append(Folder(request.local, request.manifest_name))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        if not all(pool.map(lambda part: store.has(part, by_hash=by_hash), parts)):
-            return None
+        for place in stores:
+            if not all(pool.map(lambda part, place=place: place.has(part, by_hash=by_hash), parts)):
+                return None
     return shard_set(request, manifest, made=0, seconds=0.0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hfassets.c4.fetch import MANIFEST_SUFFIX
 from hfassets.c4.request import STAGE
-from hfassets.c4.target import Folder, Objects
+from hfassets.c4.target import Folder, Objects, checked
 from hfassets.errors import DataError
 from hfassets.storage.manifest import Manifest, read_manifest
 from hfassets.storage.s3 import S3Prefix, S3Settings, S3Store
@@ -26,7 +26,7 @@ def manifests(place: str, settings: S3Settings, stem: str | None) -> list[tuple[
     else:
         folder = Path(place).expanduser()
         for name in [f"{stem}{MANIFEST_SUFFIX}"] if stem else _only_manifests(_file_names(folder)):
-            read = read_manifest(folder / name)
+            read = checked(read_manifest(folder / name))
             if read is not None and read.stage == STAGE:
                 found.append((read, Folder(folder, name)))
     if not found:

@@ -7,18 +7,17 @@ who started the work says so.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from hfassets.c4.journal import Part
-from hfassets.c4.request import ShardSetRequest
-from hfassets.errors import DataError, IntegrityError
+from hfassets.c4.request import STAGE, ShardSetRequest
+from hfassets.errors import DataError, IntegrityError, UnsafePathError
 from hfassets.storage.atomic import TEMPORARY, fsync_directory, temporary_beside, write_atomic
 from hfassets.storage.manifest import Manifest, manifest_bytes, parse_manifest, read_manifest
 from hfassets.storage.s3 import S3Prefix, S3Store
+from hfassets.storage.state import file_name
 
 
 class Folder:
@@ -45,7 +44,7 @@ class Folder:
     def manifest(self) -> Manifest | None:
         """The shard set's manifest; None when there is none or it cannot be trusted."""
         try:
-            return read_manifest(self.path / self.manifest_name)
+            return checked(read_manifest(self.path / self.manifest_name))
         except IntegrityError:
             return None
 
@@ -63,10 +62,6 @@ class Folder:
             return not by_hash or sha256_of(path) == part.sha256
         except OSError:
             return False
-
-    def exists(self, name: str) -> bool:
-        """Whether there is anything of that name."""
-        return os.path.lexists(self.path / name)
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
@@ -97,7 +92,7 @@ class Objects:
         if data is None:
             return None
         try:
-            return parse_manifest(data, self.store.place.uri(self.manifest_name))
+            return checked(parse_manifest(data, self.store.place.uri(self.manifest_name)))
         except IntegrityError:
             return None
 
@@ -131,6 +126,16 @@ class Objects:
         self.store.remove(name)
 
 
+def checked(manifest: Manifest | None) -> Manifest | None:
+    """The manifest, if each name in it is one of a file in its own folder; raises UnsafePathError otherwise."""
+    if manifest is not None and manifest.stage == STAGE:
+        parts = [str(part["name"]) for part in manifest.details["parts"]]
+        for name in (*parts, *(file.path for file in manifest.files), str(manifest.details["manifest"])):
+            if file_name(name) != name:
+                raise UnsafePathError(f"the manifest at {manifest.root} names {name!r}, which is no plain file name")
+    return manifest
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:
@@ -144,15 +149,10 @@ def staging(request: ShardSetRequest) -> Path:
     return request.local / f".{request.stem}.uploading"
 
 
-def names(request: ShardSetRequest) -> Iterator[str]:
-    """The file names of all parts, when the source has enough rows."""
-    return (request.part_name(index) for index in range(request.parts))
-
-
 def refuse_foreign(request: ShardSetRequest, folder: Folder, ours: set[str]) -> None:
     """Raise DataError when a part would take the place of a file that is not this shard set's."""
-    for name in names(request):
-        if name not in ours and folder.exists(name):
+    for name in sorted(entry.name for entry in folder.path.iterdir()):
+        if name not in ours and request.names(name):
             raise DataError(
                 f"{folder.path / name} is there already and was not written by hfassets; move it, choose another "
                 "folder, or replace it by --force"

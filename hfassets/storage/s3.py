@@ -130,6 +130,15 @@ class S3Store:
             if self._holds(name, path, size, expected):
                 return Put(expected, sent=False)
             raise
+        except S3Error as error:
+            if replace or _code(error) != "NotImplemented":
+                raise
+            # A server without conditional writes: looking first is the best that can be done there.
+            if self.find(name) is not None:
+                if self._holds(name, path, size, expected):
+                    return Put(expected, sent=False)
+                raise ObjectExistsError(_taken(self.place, name)) from None
+            return self.put(name, path, replace=True)
         if not self._holds(name, path, size, expected):
             raise IntegrityError(f"{self.place.uri(name)}: S3 does not hold the bytes that were sent; run again")
         return Put(expected, sent=True)
@@ -194,7 +203,7 @@ class S3Store:
                 )
         except S3Error as error:
             # Whoever may not list a bucket gets 403 for a key that is not there.
-            if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in (*_NOT_THERE, "403"):
+            if _code(error) in (*_NOT_THERE, "403"):
                 return None
             raise
         told = answer.get("ChecksumSHA256")
@@ -216,7 +225,7 @@ class S3Store:
         try:
             return b"".join(self.read(name))
         except S3Error as error:
-            if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in (*_NOT_THERE, "AccessDenied"):
+            if _code(error) in (*_NOT_THERE, "AccessDenied"):
                 return None
             raise
 
@@ -332,9 +341,18 @@ _REMEDIES: Mapping[str, str] = {
 def _refusal(place: S3Prefix, name: str, error: Any) -> S3Error:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if code in _EXISTS:
-        return ObjectExistsError(f"{place.uri(name)}: there is another object of that name, not written by hfassets")
+        return ObjectExistsError(_taken(place, name))
     what = _REMEDIES.get(code) or _one_line(error)
     return S3Error(f"{f's3://{place.bucket}' if code == 'NoSuchBucket' else place.uri(name)}: {what}")
+
+
+def _taken(place: S3Prefix, name: str) -> str:
+    return f"{place.uri(name)}: there is another object of that name, not written by hfassets"
+
+
+def _code(error: S3Error) -> str:
+    """The server's code of what it refused, "" for what never reached it."""
+    return str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
 
 
 def _one_line(error: BaseException) -> str:

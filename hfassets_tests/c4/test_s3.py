@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 from hfassets.c4.fetch import fetch_shard_set, find_manifest
 from hfassets.c4.journal import Journal
@@ -15,8 +19,9 @@ from hfassets.c4.prove import prove_shard_set
 from hfassets.c4.shard_set import find_shard_set
 from hfassets.c4.stores import manifests
 from hfassets.c4.target import Folder, Objects
-from hfassets.errors import DataError, PartialFailureError, UsageError
+from hfassets.errors import DataError, PartialFailureError, UnsafePathError, UsageError
 from hfassets.storage import s3 as domain
+from hfassets.storage.manifest import manifest_bytes, parse_manifest
 from hfassets.storage.s3 import ObjectExistsError, S3Error, S3Prefix, S3Settings, S3Store, checksum, part_size
 from hfassets.storage.s3_files import register
 from hfassets.storage.state import StateDir
@@ -214,6 +219,57 @@ def test_datasets_reads_the_parts_in_s3(c4: C4, s3: S3Server, prefix: str, tmp_p
     assert whole["url"] == [f"http://example.com/{number}" for number in range(1000)]
     streamed = datasets.load_dataset("json", data_files=files, split="train", streaming=True)
     assert next(iter(streamed.skip(999)))["url"] == "http://example.com/999"
+
+
+def test_names_in_a_manifest_from_the_network_stay_in_their_folder(
+    c4: C4, s3: S3Server, prefix: str, tmp_path: Path
+) -> None:
+    """A manifest that names a file outside is refused, and nothing is written."""
+    c4.make(c4.request(prefix, num_samples=10))
+    place, key = S3Prefix.parse(prefix, S3Settings()), "c4/en/c4_train_10.manifest.json"
+    manifest = parse_manifest(s3.read(key), key)
+    for harm in ("../evil.jsonl", "/etc/evil", ".hidden/../../evil"):
+        part = {**manifest.details["parts"][0], "name": harm}
+        bad = replace(manifest, details={**manifest.details, "parts": [part]})
+        s3.client.put_object(Bucket=BUCKET, Key=key, Body=manifest_bytes(bad))
+        with pytest.raises(UnsafePathError, match="no plain file name"):
+            fetch_shard_set(place, find_manifest(place, None), tmp_path / "back")
+    assert not (tmp_path / "back").exists() and not (tmp_path / "evil.jsonl").exists()
+
+
+def test_lost_local_copies_are_made_again(c4: C4, s3: S3Server, prefix: str) -> None:
+    request = c4.request(prefix, num_samples=1000, max_lines_per_file=250, keep_local=True)
+    c4.make(request)
+    (c4.root / "out" / "c4_train_1000_part002.jsonl").unlink()
+    assert c4.make(request).made == 1
+    assert (c4.root / "out" / "c4_train_1000_part002.jsonl").read_bytes() == c4.expect(250, 250)
+
+
+def test_a_server_without_conditional_writes_is_asked_before(s3: S3Server, tmp_path: Path) -> None:
+    """It refuses If-None-Match as not implemented: what is there is looked at first, and not replaced."""
+
+    def refuse(request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
+        if "If-None-Match" not in request.headers:
+            return None
+        body = b"<Error><Code>NotImplemented</Code><Message>no such header</Message></Error>"
+        return AWSResponse(request.url, 501, {"Content-Type": "application/xml"}, BytesResponse(body))
+
+    store = S3Store(S3Prefix.parse(f"s3://{BUCKET}/old", S3Settings()))
+    store._client.meta.events.register("before-send.s3", refuse)
+    (tmp_path / "a").write_bytes(b"ours")
+    assert store.put("a", tmp_path / "a").sent and not store.put("a", tmp_path / "a").sent
+    s3.client.put_object(Bucket=BUCKET, Key="old/b", Body=b"theirs")
+    (tmp_path / "b").write_bytes(b"ours")
+    with pytest.raises(ObjectExistsError):
+        store.put("b", tmp_path / "b")
+    assert s3.read("old/b") == b"theirs"
+
+
+class BytesResponse(io.BytesIO):
+    """A body as botocore reads it."""
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        yield self.getvalue()
 
 
 def test_threads_share_a_store(s3: S3Server, tmp_path: Path) -> None:
