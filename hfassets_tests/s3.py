@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
 import pytest
+import requests
 from moto.server import ThreadedMotoServer
 
 BUCKET = "training-data"
@@ -48,6 +51,25 @@ class S3Server:
         """Serve again, at the same address."""
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
+
+    @contextmanager
+    def limited_user(self, policy: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+        """For the body, rights are enforced; yields the environment of a user who has these."""
+        iam: Any = boto3.client(
+            "iam", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )  # fmt: skip
+        iam.create_user(UserName="limited")
+        iam.put_user_policy(UserName="limited", PolicyName="limited", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="limited")["AccessKey"]
+        requests.post(f"{self.url}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()
+        try:
+            yield {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        finally:
+            requests.post(f"{self.url}/moto-api/reset-auth", data=b"inf", timeout=10).raise_for_status()
+            iam.delete_access_key(UserName="limited", AccessKeyId=key["AccessKeyId"])
+            iam.delete_user_policy(UserName="limited", PolicyName="limited")
+            iam.delete_user(UserName="limited")
 
     def empty(self) -> None:
         """One new, empty bucket."""

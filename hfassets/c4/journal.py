@@ -102,10 +102,17 @@ class Journal:
     @classmethod
     def open(cls, path: Path, fingerprint: str, ours: Iterable[str]) -> Journal:
         """The journal at `path`; parts of another fingerprint are forgotten, their names are not."""
-        journal = cls(path, fingerprint, set(ours))
+        journal = cls.read(path, fingerprint)
+        journal.ours |= set(ours)
+        journal._rewrite()
+        return journal
+
+    @classmethod
+    def read(cls, path: Path, fingerprint: str) -> Journal:
+        """What the journal at `path` says; nothing is written."""
+        journal = cls(path, fingerprint)
         for entry in _lines(path):
             journal._take(entry)
-        journal._rewrite()
         return journal
 
     def begin(self, name: str) -> None:

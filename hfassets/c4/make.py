@@ -11,7 +11,7 @@ import errno
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,18 +86,23 @@ def make_shard_set(
     ):
         if not request.force and (found := find_shard_set(request, by_hash=thorough)) is not None:
             return found
-        making = _Making(client, request, progress, thorough=thorough)
-        try:
-            with quick_turns():
-                return making.run()
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            kept = len(making.journal.parts)
-            raise SpaceError(
-                f"{making.folder.path}: no space left on the device; {kept} of {request.parts} parts are done and "
-                "stay; make room and run again"
-            ) from error
+        with _no_room_told(request), quick_turns():
+            return _Making(client, request, progress, thorough=thorough).run()
+
+
+@contextmanager
+def _no_room_told(request: ShardSetRequest) -> Iterator[None]:
+    """Say what a full disk means for the shard set."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        kept = len(Journal.read(request.work / "journal.jsonl", request.fingerprint).parts)
+        raise SpaceError(
+            f"{staging(request)}: no space left on the device; {kept} of {request.parts} parts are done and stay; "
+            "make room and run again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class _Making:
         self.tail = Account()
         self.made = 0
         self.rows = 0
+        self.withdrawn = False
         self.folder.prepare(request.stem)
         earlier = self._earlier()
         request.work.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,6 @@ class _Making:
             pass  # the hidden folder is ours alone; what is in the bucket is looked at when a part is put there
         else:
             refuse_foreign(request, self.folder, self.owned)
-        self._withdraw_manifest()
         self._keep_what_is_there()
         kind = FirstRows if request.seed is None else Sample
         rows: RowSource = kind(self.client, request, self.progress)
@@ -192,7 +197,13 @@ class _Making:
                         self.journal.store(part.index, part.checksum)
 
     def _withdraw_manifest(self) -> None:
-        """From now on the shard set is not whole: nobody should read it as if it were."""
+        """From now on the shard set is not whole: nobody should read it as if it were.
+
+        Not before a first part of the new one is ready: a run that fails until then has harmed nothing.
+        """
+        if self.withdrawn:
+            return
+        self.withdrawn = True
         self.folder.remove(self.request.manifest_name)
         # Only if it is there: the first publication takes no right to delete.
         if self.objects and self.objects.manifest() is not None:
@@ -263,6 +274,7 @@ class _Making:
         if part.index > 0:
             # Only the first rows of the whole are shown.
             part = replace(part, account=replace(part.account, first=()))
+        self._withdraw_manifest()
         self.journal.begin(part.name)
         self.folder.publish(path, part.name)
         self.journal.add(part)

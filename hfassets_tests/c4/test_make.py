@@ -213,6 +213,16 @@ def test_parts_of_an_earlier_publication_go_away(c4: C4) -> None:
     assert not (c4.root / "out" / "c4_train_600.manifest.json").exists()
 
 
+def test_a_run_that_fails_before_its_first_part_harms_nothing(c4: C4) -> None:
+    """The older publication under that name still has its manifest, and is whole."""
+    older = c4.request(num_samples=1000, max_lines_per_file=250)
+    c4.make(older)
+    c4.hub.set_faults(Fault("status", path="*c4-train*", status=404))
+    with pytest.raises(HubError):
+        c4.make(c4.request(num_samples=1000, max_lines_per_file=500))
+    assert find_shard_set(older, by_hash=True) is not None
+
+
 def test_a_file_of_somebody_else_is_not_replaced(c4: C4) -> None:
     """Refused before anything is fetched; --force replaces it."""
     out = c4.root / "out"

@@ -282,3 +282,25 @@ def test_threads_share_a_store(s3: S3Server, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(clients) == 1
+
+
+def test_rights_on_the_prefix_are_enough(c4: C4, s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may only get and put objects below the prefix: no listing, no look at the account."""
+    allowed = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject", "s3:PutObject"],
+                "Resource": [f"arn:aws:s3:::{BUCKET}/c4/en/*"],
+            }
+        ],
+    }
+    with s3.limited_user(allowed) as keys:
+        for name, value in keys.items():
+            monkeypatch.setenv(name, value)
+        made = c4.make(c4.request(prefix, num_samples=1000, max_lines_per_file=250))
+        assert c4.make(c4.request(prefix, num_samples=1000, max_lines_per_file=250)).reused
+        with pytest.raises(S3Error, match="access is denied"):
+            c4.make(c4.request(f"s3://{BUCKET}/elsewhere", num_samples=10))
+    assert len(made.parts) == 4 and keys_of(s3) == set(FOUR)
