@@ -25,7 +25,8 @@ def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
 def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     """The same for C4 shard sets, one pattern an entry that says more; None when the catalog asks for nothing.
 
-    Reading the Hub needs a network, which compute nodes may not have: only who asks for SLURM gets jobs.
+    Reading the Hub needs a network, which compute nodes may not have: only who asks for SLURM, for all shard sets or
+    for one of them, gets jobs.
     """
     own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
     each = {glob.escape(entry.name): dict(entry.slurm) for entry in catalog.c4 if entry.slurm}

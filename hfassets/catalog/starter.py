@@ -68,5 +68,5 @@ datasets:
 #     workers: 1
 #     cache_dir: ~/.cache/huggingface/hub          # another Hub cache for source files
 #     token_env: HF_TOKEN
-#     slurm: {time: "04:00:00"}                    # make its runs SLURM jobs
+#     slurm: {time: "04:00:00"}                    # have shard sets made by SLURM jobs
 """

@@ -232,6 +232,7 @@ def deployment(
             "hub: {endpoint: '${HF_ENDPOINT}', backoff_factor: 0.05}\n"
             f"storage: {{hub_cache: {folder}/hub, datasets_cache: {folder}/datasets, output_root: {folder}/data}}\n"
             "datasets: [{repo: team/many, name: many}]\n"
+            "c4: [{name: rows, num_samples: 200, max_lines_per_file: 50, slurm: {cpus: 1}}]\n"
         )
         with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
             write_config(home, postgres=postgres, launcher=launcher)

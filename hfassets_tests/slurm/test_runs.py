@@ -103,6 +103,15 @@ def test_a_check_without_its_asset_is_a_job_too(slurm_service: SlurmService, clu
     assert len(comments(cluster, run)) == 1
 
 
+def test_a_shard_set_that_asks_for_it_is_made_by_a_job(slurm_service: SlurmService, cluster: Cluster) -> None:
+    """A job that reaches the Hub reads it there; its parts are where the catalog says."""
+    run = slurm_service.launch(["c4_shards"], "rows")
+    assert slurm_service.outcome(run) == "SUCCESS"
+    assert len(comments(cluster, run)) == 1
+    folder = slurm_service.home.root / "data" / "c4" / "rows"
+    assert len(list(folder.glob("c4_train_200_part*.jsonl"))) == 4
+
+
 @pytest.mark.drill
 def test_the_run_of_a_schedule_is_a_job_too(slurm_service: SlurmService, cluster: Cluster) -> None:
     slurm_service.switch_on("every_minute")
