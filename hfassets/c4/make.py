@@ -7,7 +7,6 @@ place, every source that was read to its end has been proven, and the account cl
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from hfassets.c4.rows import Batch
 from hfassets.c4.sample import Sample
 from hfassets.c4.shard_set import ShardSet, find_shard_set, shard_set
 from hfassets.c4.sources import DamagedSourceError
-from hfassets.c4.target import Folder, Objects, checked, refuse_foreign, staging
+from hfassets.c4.target import NO_ROOM, Folder, Objects, checked, refuse_foreign, staging
 from hfassets.c4.uploads import Uploads
 from hfassets.errors import DataError, IntegrityError, SpaceError
 from hfassets.hub.session import HubClient
@@ -36,8 +35,6 @@ from hfassets.storage.ahead import quick_turns
 from hfassets.storage.lease import lease
 from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
 from hfassets.storage.s3 import S3Prefix
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RowSource(Protocol):
@@ -96,7 +93,7 @@ def _no_room_told(request: ShardSetRequest) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         kept = len(Journal.read(request.work / "journal.jsonl", request.fingerprint).parts)
         raise SpaceError(

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from hfassets.c4.journal import Part
 from hfassets.c4.request import STAGE
-from hfassets.c4.target import Folder, Objects, sha256_of
+from hfassets.c4.target import Folder, Objects
 from hfassets.errors import DataError, HfassetsError
+from hfassets.hub.hashing import hash_file
 from hfassets.progress import ProgressCallback, silent
 from hfassets.report.bytecount import ByteCount
 from hfassets.storage.ledger import record_damage, record_intact
@@ -150,8 +151,7 @@ def _damage(part: Part, store: Folder | Objects, count: ByteCount) -> str:
             path = store.path / part.name
             if (size := path.stat().st_size) != part.size:
                 return f"{size:,} B instead of {part.size:,} B"
-            found = sha256_of(path)
-            count(part.size)
+            found = hash_file(path, "sha256", count)
         else:
             found = store.store.sha256(part.name, count)
     except FileNotFoundError:

@@ -6,7 +6,7 @@ who started the work says so.
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +14,13 @@ from pathlib import Path
 from hfassets.c4.journal import Part
 from hfassets.c4.request import STAGE, ShardSetRequest
 from hfassets.errors import DataError, IntegrityError, UnsafePathError
+from hfassets.hub.hashing import hash_file
 from hfassets.storage.atomic import TEMPORARY, fsync_directory, temporary_beside, write_atomic
 from hfassets.storage.manifest import Manifest, manifest_bytes, parse_manifest, read_manifest
 from hfassets.storage.s3 import S3Prefix, S3Store
 from hfassets.storage.state import file_name
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Folder:
@@ -31,12 +34,17 @@ class Folder:
     def prepare(self, stem: str) -> None:
         """Make the folder, see that it can be written, remove what a killed run of this shard set has left.
 
-        Raises OSError naming the folder or a file in it.
+        Raises DataError for a folder that cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        probe = temporary_beside(self.path / self.manifest_name)
-        probe.touch()
-        probe.unlink()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = temporary_beside(self.path / self.manifest_name)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            raise DataError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
         for entry in self.path.iterdir():
             if TEMPORARY.match(entry.name) and entry.name.startswith((f".{stem}.", f".{stem}_part")):
                 entry.unlink()
@@ -59,7 +67,7 @@ class Folder:
         try:
             if path.stat().st_size != part.size:
                 return False
-            return not by_hash or sha256_of(path) == part.sha256
+            return not by_hash or hash_file(path, "sha256") == part.sha256
         except OSError:
             return False
 
@@ -134,12 +142,6 @@ def checked(manifest: Manifest | None) -> Manifest | None:
             if file_name(name) != name:
                 raise UnsafePathError(f"the manifest at {manifest.root} names {name!r}, which is no plain file name")
     return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def staging(request: ShardSetRequest) -> Path:

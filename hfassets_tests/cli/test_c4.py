@@ -140,7 +140,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_fetched(run:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(out)], check=True)
     try:
         c4.hub.reset_log()
-        assert "Read-only file system" in error_of(run("--output-dir", out, code=1))
+        assert error_of(run("--output-dir", out, code=1)).startswith(
+            f"{out}: cannot be written (Read-only file system)"
+        )
         assert c4.hub.bytes_sent("*c4-train*") == 0
     finally:
         subprocess.run(["umount", str(out)], check=True)
