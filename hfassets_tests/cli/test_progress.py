@@ -48,9 +48,14 @@ def test_bars_on_a_terminal() -> None:
             display(Note("a notice"))
             display(Progress("verify", 10, None, "files"))
             display(Progress("download", 4_000_000, 4_000_000, "B"))
+        # What is written to a terminal arrives piece by piece.
+        terminal.write("(end)")
         terminal.flush()
-        text = os.read(ours, 1 << 16).decode()
+        text = ""
+        while not text.endswith("(end)"):
+            text += os.read(ours, 1 << 16).decode()
     os.close(ours)
+    text = text.removesuffix("(end)")
     assert "download:  25%" in text
     assert "1.00M/4.00M" in text
     assert "a notice\r\n" in text
