@@ -147,6 +147,7 @@ def main() -> int:
         assert server.stdout is not None
         variables = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HUB_DISABLE_TELEMETRY": "1"}
         against_theirs, against_gunzip = [], []
+        os.sync()
         for number in range(options.rounds):
             work = root / f"round-{number}"
             work.mkdir()
