@@ -157,9 +157,8 @@ class _Making:
         request = self.request
         if request.force:
             self.journal.drop(list(self.journal.parts))
-        elif isinstance(request.destination, S3Prefix) and not request.keep_local:
-            pass  # the hidden folder is ours alone; what is in the bucket is looked at when a part is put there
-        else:
+        elif self.folder.path == request.local:
+            # Else it is a hidden folder, ours alone; what is in the bucket is looked at when a part is put there.
             refuse_foreign(request, self.folder, self.owned)
         self._keep_what_is_there()
         kind = FirstRows if request.seed is None else Sample

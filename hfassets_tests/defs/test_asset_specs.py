@@ -94,6 +94,20 @@ def test_public_face_is_as_recorded(definitions: dg.Definitions) -> None:
     assert found == json.loads(GOLDEN.read_text())
 
 
+def test_repos_whose_names_are_alike_are_two_sources(tmp_path: Path) -> None:
+    """A location with shard sets of both loads."""
+    catalog, repos = tmp_path / "catalog.yaml", ("a-b/c.d", "a_b/c-d")
+    catalog.write_text("c4:\n" + "".join(f"  - {{name: s{n}, repo: {repo}}}\n" for n, repo in enumerate(repos)))
+    pinned = {"revision": "main", "commit": COMMIT, "configs": ["default"], "default_config": None, "synced_at": ""}
+    (tmp_path / "catalog.lock").write_text(
+        json.dumps({"lock_version": 1, "repos": [{"repo": repo, **pinned} for repo in repos]})
+    )
+    accepted = accept(catalog)
+    assert not accepted.errors
+    keys = build_definitions(Location(catalog, accepted)).resolve_asset_graph().get_all_asset_keys()
+    assert {dg.AssetKey(["c4_source", *repo.split("/")]) for repo in repos} < keys
+
+
 def test_loading_imports_nothing_heavy(tmp_path: Path, definitions: dg.Definitions) -> None:
     """The code location loads without datasets, torch, transformers, boto3, pandas, matplotlib or pyarrow."""
     code = (

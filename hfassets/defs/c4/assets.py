@@ -63,7 +63,7 @@ def verifiables(location: Location) -> list[Verifiable]:
 
 def source_key(repo: str) -> dg.AssetKey:
     """The external asset that stands for a repo that is streamed."""
-    return dg.AssetKey([SOURCES, *repo.replace("-", "_").replace(".", "_").split("/")])
+    return dg.AssetKey([SOURCES, *repo.split("/")])
 
 
 def source_specs(location: Location) -> list[dg.AssetSpec]:
@@ -81,13 +81,12 @@ def source_specs(location: Location) -> list[dg.AssetSpec]:
     ]
 
 
-def c4_shards(location: Location) -> dg.AssetsDefinition:
-    """The parts of each shard set."""
+def _spec(location: Location) -> dg.AssetSpec:
     request_metadata = shard_sets_request(location.catalog, SHARDS.to_user_string())
     metadata: dict[str, Any] = {NETWORK_KEY: "hub"}
     if request_metadata is not None:
         metadata |= {REQUEST_KEY: request_metadata, MODE_KEY: "run"}
-    spec = dg.AssetSpec(
+    return dg.AssetSpec(
         SHARDS,
         deps=[source_key(repo) for repo in sorted({entry.repo for entry in location.catalog.c4})],
         group_name=GROUP,
@@ -100,11 +99,15 @@ def c4_shards(location: Location) -> dg.AssetsDefinition:
         automation_condition=house_condition(),
         skippable=True,
     )
+
+
+def c4_shards(location: Location) -> dg.AssetsDefinition:
+    """The parts of each shard set."""
     ledger = location.state.ledger(SHARDS.to_user_string())
 
     @dg.multi_asset(
         name=SHARDS.to_python_identifier(),
-        specs=[spec],
+        specs=[_spec(location)],
         check_specs=checks.specs(location.shard_sets),
         can_subset=True,
         pool=HUB_POOL,
