@@ -2,16 +2,20 @@
 
     python -m hfassets.demo.ui --home DIR [--port N]
 
-The servers bind to loopback and end together: with Ctrl-C, or when one of them stops.
+The servers end together: with Ctrl-C, or when one of them stops. The web server binds to loopback, the code servers to
+sockets in a folder of this user alone: who reaches a code server's port may run code, and a free port may be taken by
+the time it is used.
 """
 
 from __future__ import annotations
 
 import argparse
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -21,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 import requests
+import yaml
 
 from hfassets.demo.home import DemoHome
 from hfassets.demo.hub_server import HOST, SampleHub
@@ -68,14 +73,16 @@ def services(home: DemoHome, port: int = 0, locations: Mapping[str, str] = LOCAT
     code server of its own.
     """
     port = _free_port(port)
-    ports = {name: _free_port(0) for name in locations}
-    workspace = home.dagster / "workspace.yaml"
-    servers_of = (f"{{host: {HOST}, port: {number}, location_name: {name}}}" for name, number in ports.items())
-    workspace.write_text("load_from:\n" + "".join(f"  - grpc_server: {server}\n" for server in servers_of))
     logs = home.root / "logs"
     logs.mkdir(exist_ok=True)
     dagster = [sys.executable, "-m", "dagster"]
     with ExitStack() as stack:
+        # Not below `home`: the path of a socket has at most 107 bytes (unix(7)).
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfassets-")))
+        sockets = {name: folder / str(number) for number, name in enumerate(locations)}
+        workspace = home.dagster / "workspace.yaml"
+        servers_of = [{"grpc_server": {"socket": str(at), "location_name": name}} for name, at in sockets.items()]
+        workspace.write_text(yaml.safe_dump({"load_from": servers_of}))
 
         def start(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
             log = stack.enter_context((logs / f"{name}.log").open("wb"))
@@ -86,11 +93,10 @@ def services(home: DemoHome, port: int = 0, locations: Mapping[str, str] = LOCAT
         servers: dict[str, subprocess.Popen[bytes]] = {}
         for name, module in locations.items():
             server = "code server" if len(servers) == 0 else f"code server {name}"
-            address = ["-h", HOST, "-p", str(ports[name])]
-            command = [*dagster, "code-server", "start", "-m", module, *address]
+            command = [*dagster, "code-server", "start", "-m", module, "--socket", str(sockets[name])]
             servers[server] = start(server.replace(" ", "-"), command)
             # One after the other: the first makes the tables of a new instance, and two at once would collide.
-            _wait(server, servers[server], partial(_accepts, ports[name]), logs)
+            _wait(server, servers[server], partial(_accepts, socket.AF_UNIX, str(sockets[name])), logs)
         servers["web server"] = start(
             "webserver",
             [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)],
@@ -117,9 +123,9 @@ def _wait(name: str, process: subprocess.Popen[bytes], ready: Callable[[], bool]
         time.sleep(0.1)
 
 
-def _accepts(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex((HOST, port)) == 0
+def _accepts(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+    with closing(socket.socket(family)) as probe:
+        return probe.connect_ex(address) == 0
 
 
 def _answers(port: int) -> bool:
@@ -130,14 +136,14 @@ def _answers(port: int) -> bool:
 
 
 def _free_port(wanted: int) -> int:
-    """The wanted port when nobody has it, else one that is free now."""
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError:
-            probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """The wanted port when nobody has it, else one that is free now and that the kernel gives to nobody meanwhile.
+
+    Ports for which nobody asks by number are from 32,768 on (ip_local_port_range).
+    """
+    port = wanted
+    while port == 0 or _accepts(socket.AF_INET, (HOST, port)):
+        port = 10_000 + secrets.randbelow(20_000)
+    return port
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
