@@ -6,8 +6,6 @@ never a shorter file.
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -30,7 +28,7 @@ def decoded(chunks: Iterable[bytes], kind: Format, path: str) -> Iterator[bytes]
     import zstandard
     from isal import igzip_lib
 
-    damage: Any = (igzip_lib.IsalError, gzip.BadGzipFile, zstandard.ZstdError, EOFError)
+    damage: Any = (igzip_lib.IsalError, zstandard.ZstdError, EOFError)
     try:
         yield from decoder[kind](chunks)
     except damage as error:
@@ -38,33 +36,32 @@ def decoded(chunks: Iterable[bytes], kind: Format, path: str) -> Iterator[bytes]
         raise DataError(f"{path}: the {name} stream is damaged: {error}") from error
 
 
-class _Stream(io.RawIOBase):
-    """Chunks as a file that can be read once."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        size = min(len(buffer), len(self._left))
-        buffer[:size] = self._left[:size]
-        self._left = self._left[size:]
-        return size
-
-
 def _gunzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 1952: members one after the other; zero bytes behind the last are padding."""
-    from isal import igzip
+    """RFC 1952: members one after the other; zero bytes behind the last are padding.
 
-    stream: Any = igzip.IGzipFile(fileobj=_Stream(chunks), mode="rb")  # type: ignore[no-untyped-call]
-    with stream as file:
-        while piece := file.read(PIECE):
-            yield piece
+    One call a piece, all of it without Python's lock: a file object would take the lock again for every buffer, and
+    wait each time for the thread that parses.
+    """
+    from isal import igzip_lib
+
+    member: Any = None
+    ended = False
+    for chunk in chunks:
+        data = chunk
+        while data:
+            if member is None:
+                data = data.lstrip(b"\0") if ended else data
+                if not data:
+                    break
+                member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            yield member.decompress(data, PIECE)
+            while not member.eof and not member.needs_input:
+                yield member.decompress(b"", PIECE)
+            data = b""
+            if member.eof:
+                data, member, ended = member.unused_data, None, True
+    if member is not None:
+        raise EOFError("it ends in the middle")
 
 
 def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ TEXT = "text"
 EXCERPT = 80
 DEPTH = 8
 """Pieces that are decoded ahead of what is looked at."""
-_BATCH = 1 << 20
+_BATCH = 1 << 19
 _PARQUET_ROWS = 1024
 
 

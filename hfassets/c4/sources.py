@@ -20,6 +20,7 @@ from hfassets.hub.listing import Listing, RepoFile
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.session import BodyCutError, HubClient, read_body
 from hfassets.progress import ProgressCallback
+from hfassets.storage.behind import WriteBehind
 from hfassets.storage.state import StateDir
 
 CHUNK = 1 << 20
@@ -116,10 +117,12 @@ class RemoteSource:
                 yield chunk
             if spool.tell() > size or spool.read(1):
                 raise self._damaged(f"more than {size:,} B had arrived")
+            behind = WriteBehind(spool.fileno())
             for chunk in self._rest(have):
                 spool.write(chunk)
                 digest.update(chunk)
                 have += len(chunk)
+                behind.grown(have)
                 yield chunk
         found = digest.hexdigest()
         if have != size or found != self.file.etag:

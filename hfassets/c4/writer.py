@@ -17,8 +17,8 @@ from hfassets.c4.journal import Part, Position, SourceRange
 from hfassets.c4.request import Compression
 from hfassets.c4.rows import Batch
 from hfassets.storage.atomic import temporary_beside
+from hfassets.storage.behind import WriteBehind
 
-_SYNC_EVERY = 16 << 20
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _WITH_GZIP_HEADER = 31
@@ -60,12 +60,12 @@ class PartWriter:
         self._ranges: list[SourceRange] = []
         self._hash = hashlib.sha256()
         self._size = 0
-        self._synced = 0
         self._compressor = new_compressor(compression)
 
     def __enter__(self) -> Self:
         # Unbuffered: what comes is large, and a buffer would only be one more lock.
         self._file = self.temporary.open("xb", buffering=0)
+        self._behind = WriteBehind(self._file.fileno())
         return self
 
     def __exit__(
@@ -92,6 +92,7 @@ class PartWriter:
         if self._compressor:
             self._put(self._compressor.flush())
         os.fsync(self._file.fileno())
+        self._behind.synced()
         return Part(
             index=self.index,
             name=self.path.name,
@@ -110,7 +111,4 @@ class PartWriter:
             view = view[self._file.write(view) :]
         self._hash.update(data)
         self._size += len(data)
-        if self._size - self._synced >= _SYNC_EVERY:
-            # Linux begins to write such pages to disk, and does not wait: at the end little is left to wait for.
-            os.posix_fadvise(self._file.fileno(), self._synced, self._size - self._synced, os.POSIX_FADV_DONTNEED)
-            self._synced = self._size
+        self._behind.grown(self._size)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_TURN_S = 0.0002
+_TURN_S = 0.00005
 # mallopt(3); the two are set together, or one would still give the buffers back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 32 << 20
@@ -27,7 +27,7 @@ _END = object()
 
 @contextmanager
 def quick_turns() -> Iterator[None]:
-    """For the body, threads of this process take turns every 0.2 ms, and large buffers are used again.
+    """For the body, threads of this process take turns every 0.05 ms, and large buffers are used again.
 
     A thread that decompresses needs Python's lock for a moment after each piece. While another one parses, it waits for
     a whole turn, 5 ms by default, and so the two hardly work at the same time. And glibc gives each freed buffer of a
