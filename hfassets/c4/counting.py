@@ -18,10 +18,10 @@ import orjson
 from hfassets.c4.account import Account
 from hfassets.c4.journal import Position
 from hfassets.c4.rows import batches
-from hfassets.c4.sources import LocalSource, format_of
 from hfassets.hub.listing import RepoFile
 from hfassets.parts import LocalPool, PartOutput, Plan, run
 from hfassets.progress import ProgressCallback
+from hfassets.sources.files import LocalSource, format_of
 
 STAGE = "c4_count"
 FORMAT = 1

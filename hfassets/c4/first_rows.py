@@ -6,7 +6,7 @@ damaged is told before anybody takes its end for good.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from hfassets.c4.account import Account
 from hfassets.c4.journal import Position
 from hfassets.c4.request import ShardSetRequest
 from hfassets.c4.rows import Batch, batches
-from hfassets.c4.sources import DamagedSourceError, LocalSource, RemoteSource, Source, Sources, find_sources
 from hfassets.errors import DataError, HubError
-from hfassets.hub.listing import Listing, RepoFile
+from hfassets.hub.listing import RepoFile
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.session import HubClient
-from hfassets.hub.snapshot import fetch_snapshot, plan_snapshot
-from hfassets.progress import Note, ProgressCallback
-from hfassets.report.units import format_bytes
+from hfassets.progress import ProgressCallback
+from hfassets.sources.cached import cached_path, fetch_sources, located
+from hfassets.sources.files import DamagedSourceError, LocalSource, RemoteSource, Source, Sources, find_sources
 
 
 class FirstRows:
@@ -41,7 +40,9 @@ class FirstRows:
 
     def located(self) -> list[tuple[RepoFile, Path]]:
         """All source files with the places where they lie; they have been fetched."""
-        found = located(self._request, self.sources.listing, self.sources.files, self._memory)
+        found = located(
+            self._request.repo, self._request.commit, self.sources.listing, self.sources.files, self._memory
+        )
         self._proven |= set(range(len(found)))
         return found
 
@@ -52,7 +53,14 @@ class FirstRows:
     def prepare(self) -> None:
         """Fetch all source files, unless they are streamed."""
         if not self._request.streams:
-            fetch_sources(self._client, self._request, self.sources.listing, self._memory, self._progress)
+            fetch_sources(
+                self._client,
+                self._request.repo,
+                self.sources.listing,
+                self._memory,
+                self._progress,
+                hint="; --streaming reads only what it needs",
+            )
 
     def rows(self, begin: Position) -> Generator[tuple[int, str, Batch], None, None]:
         """(file index, path, batch) from `begin` on; raises DamagedSourceError (see `damaged`), DataError, HubError."""
@@ -91,7 +99,7 @@ class FirstRows:
         )
 
     def _open(self, file: RepoFile) -> Source:
-        path = cached_path(self._request, self.sources.listing, file, self._memory)
+        path = cached_path(self._request.repo, self._request.commit, self.sources.listing, file, self._memory)
         if path is not None:
             self._proven.add(self.sources.files.index(file))
             return LocalSource(file, path)
@@ -101,43 +109,3 @@ class FirstRows:
 
     def _spool(self, file: RepoFile) -> Path:
         return self._request.work / f"{file.etag}.received"
-
-
-def cached_path(request: ShardSetRequest, listing: Listing, file: RepoFile, memory: VerifyMemory) -> Path | None:
-    """Where a source lies in the Hub cache, proven; None when it does not."""
-    plan = plan_snapshot(listing.select([file.path]), request.repo, memory)
-    if not plan.cached:
-        return None
-    memory.save()
-    blob = request.repo.blob(file.etag)
-    return blob if blob.exists() else request.repo.snapshot(request.commit) / file.path
-
-
-def located(
-    request: ShardSetRequest, listing: Listing, files: Sequence[RepoFile], memory: VerifyMemory
-) -> list[tuple[RepoFile, Path]]:
-    """Source files that were fetched, with the places where they lie; raises HubError for one that is gone again."""
-    found = []
-    for file in files:
-        path = cached_path(request, listing, file, memory)
-        if path is None:
-            raise HubError(f"{request.repo.repo_id}/{file.path}: it was fetched and is not there any more; run again")
-        found.append((file, path))
-    return found
-
-
-def fetch_sources(
-    client: HubClient, request: ShardSetRequest, wanted: Listing, memory: VerifyMemory, progress: ProgressCallback
-) -> None:
-    """Bring whole source files into the Hub cache, each proven."""
-    plan = plan_snapshot(wanted, request.repo, memory, progress=progress)
-    if plan.fetch and client.options.offline:
-        raise HubError(
-            f"{request.repo.repo_id}: offline, and {len(plan.fetch)} of {len(wanted.files)} source files are not in "
-            f"{request.repo.hub_cache}"
-        )
-    if plan.fetch:
-        size = format_bytes(plan.fetch_bytes)
-        hint = "" if request.seed is not None else "; --streaming reads only what it needs"
-        progress(Note(f"fetching {len(plan.fetch):,} files of {request.repo.repo_id} whole, {size}{hint}"))
-    fetch_snapshot(client, plan, request.repo, memory, progress=progress)

@@ -25,12 +25,12 @@ from hfassets.c4.request import FORMAT, STAGE, ShardSetRequest
 from hfassets.c4.rows import Batch
 from hfassets.c4.sample import Sample
 from hfassets.c4.shard_set import ShardSet, find_shard_set, shard_set
-from hfassets.c4.sources import DamagedSourceError
 from hfassets.c4.target import NO_ROOM, Folder, Objects, checked, refuse_foreign, staging
 from hfassets.c4.uploads import Uploads
 from hfassets.errors import DataError, IntegrityError, SpaceError
 from hfassets.hub.session import HubClient
 from hfassets.progress import Note, Progress, ProgressCallback, silent
+from hfassets.sources.files import DamagedSourceError
 from hfassets.storage.ahead import quick_turns
 from hfassets.storage.lease import lease
 from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest

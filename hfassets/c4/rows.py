@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from hfassets.c4.decode import decoded
-from hfassets.c4.sources import RemoteSource, Source, format_of
 from hfassets.errors import DataError
+from hfassets.sources.decode import decoded
+from hfassets.sources.files import RemoteSource, Source, format_of
 from hfassets.storage.ahead import reading_ahead
 
 TEXT = "text"

@@ -22,17 +22,17 @@ import numpy.typing as npt
 
 from hfassets.c4.account import Account
 from hfassets.c4.counting import Counted, count_sources, local_source
-from hfassets.c4.first_rows import fetch_sources, located
 from hfassets.c4.journal import Position
 from hfassets.c4.request import ShardSetRequest
 from hfassets.c4.rows import Batch, batches, examine
-from hfassets.c4.sources import Sources, find_sources
 from hfassets.hub.configs import METADATA_FILES
 from hfassets.hub.listing import RepoFile
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.session import HubClient
 from hfassets.parts import LocalPool, PartOutput, Plan, run
 from hfassets.progress import ProgressCallback
+from hfassets.sources.cached import fetch_sources, located
+from hfassets.sources.files import Sources, find_sources
 
 STAGE = "c4_draw"
 FORMAT = 1
@@ -123,8 +123,8 @@ class Sample:
         while len(places) < len(order) and len(places) < self._needed():
             wave = order[len(places) : len(places) + max(MIN_FILES, self._request.workers, self._expected(places))]
             wanted = self._sources.listing.select([*METADATA_FILES, *(file.path for file in wave)])
-            fetch_sources(self._client, self._request, wanted, self._memory, self._progress)
-            found = located(self._request, self._sources.listing, wave, self._memory)
+            fetch_sources(self._client, self._request.repo, wanted, self._memory, self._progress)
+            found = located(self._request.repo, self._request.commit, self._sources.listing, wave, self._memory)
             work = self._request.work / f"count-{len(places):05}"
             self._counted += count_sources(found, work, self._request.workers, self._progress)
             places += found

@@ -121,13 +121,23 @@ class HubClient:
                     self.patience.pause(self.patience.backoff(failures), str(error))
 
     def open_stream(
-        self, repo_id: str, commit: str, path: str, start: int = 0, repo_type: str = "dataset"
+        self,
+        repo_id: str,
+        commit: str,
+        path: str,
+        start: int = 0,
+        repo_type: str = "dataset",
+        *,
+        end: int | None = None,
     ) -> requests.Response:
-        """A file's body from byte `start`, unread. Status 200 (from 0, whatever was asked), 206, or 416."""
+        """A file's body from byte `start` to `end` (excluded; None: the file's), unread.
+
+        Status 200 (from 0, whatever was asked), 206, or 416.
+        """
         subject = self._subject(repo_id, repo_type, check_commit(commit), check_path(path))
         headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         url = self.file_url(repo_id, commit, path, repo_type)
         return self._get(subject, url, headers=headers, stream=True, allowed=(416,) if start else ())
 

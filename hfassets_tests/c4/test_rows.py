@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from hfassets.c4 import rows as domain
 from hfassets.c4.account import FIRST_ROWS, Account, bin_edge
-from hfassets.c4.decode import decoded
 from hfassets.c4.rows import Batch, examine, line_batches, whole_lines
 from hfassets.errors import DataError, IntegrityError
+from hfassets.sources.decode import decoded
 
 pytestmark = pytest.mark.unit
 

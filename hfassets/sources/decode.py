@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hfassets.c4.sources import Format
 from hfassets.errors import DataError
+from hfassets.sources.files import Format
 
 PIECE = 1 << 20
 _ZSTD_INPUT = 1 << 16
