@@ -79,11 +79,24 @@ class DigestSet:
 
     def add(self, digest: bytes) -> bool:
         """Whether it is new; it was in the last `look_up`."""
-        if digest in self._new or digest in self._known:
+        if not self.is_new(digest):
             return False
         self._new.add(digest)
         self._count += 1
         return True
+
+    def is_new(self, digest: bytes) -> bool:
+        """Whether `add` would be True; it was in the last `look_up`."""
+        return digest not in self._new and digest not in self._known
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._new.clear()
+        self._known.clear()
+        for run in self._runs:
+            Path(str(run.filename)).unlink()
+        self._runs.clear()
+        self._count = 0
 
     def add_all(self, digests: Iterable[bytes]) -> None:
         """Add many, whether new or not."""

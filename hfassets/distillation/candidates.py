@@ -1,0 +1,205 @@
+"""A row becomes a candidate for the mix, or leaves with a name for why. Pure.
+
+Invariant: what is refused here is refused whatever came before; duplicates, quotas and phases are others' business.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from hfassets.distillation.digests import Digest
+from hfassets.distillation.mapping import VERBATIM, Mapped, Mapper, RowRefusedError, Span, Turn
+from hfassets.sources.records import BadRow
+
+EMPTY = "empty"
+MALFORMED = "malformed"
+LICENSE = "license"
+TOO_SHORT = "too_short"
+TOO_LONG = "too_long"
+FEW_WORDS = "few_words"
+# What a mapper may stumble over in a row that is not as it should be.
+_STUMBLES = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which rows may pass. Lengths in characters of the whole text; None = no limit.
+
+    `licenses`: lower-case SPDX ids, None = any; every licence that a row names in `license_column` must be among them,
+    and a row that names none does not pass. `newlines`: longer runs of them are folded to so many.
+    """
+
+    min_length: int = 0
+    max_length: int | None = None
+    min_words: int = 0
+    newlines: int | None = None
+    licenses: frozenset[str] | None = None
+    license_column: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides about bytes, fit for JSON."""
+        return {
+            "min_length": self.min_length,
+            "max_length": self.max_length,
+            "min_words": self.min_words,
+            "newlines": self.newlines,
+            "licenses": None if self.licenses is None else sorted(self.licenses),
+            "license_column": self.license_column,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that may be written: its text and metadata as JSON, the digest and the characters of the text.
+
+    `prompt`: everything before the last assistant turn; "" for text that is no dialogue. `folded`: runs of newlines
+    were made shorter.
+    """
+
+    text: bytes
+    metadata: bytes
+    digest: bytes
+    characters: int
+    prompt: str
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that is not used: the name of its count, and why in words."""
+
+    reason: str
+    text: str = ""
+
+
+Outcome = Candidate | Refused | None
+"""None: a blank line, which is no row."""
+
+Hook = Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How rows of one source become candidates. `notes`: a hook that fills the metadata's field `notes`."""
+
+    mapper: Mapper
+    filters: Filters
+    digest: Digest
+    notes: Hook | None = None
+    _fold: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        most = self.filters.newlines
+        object.__setattr__(self, "_fold", None if most is None else re.compile("\n" * most + "(\n+)"))
+
+    def licensed(self, row: object) -> Refused | None:
+        """Refused when the row's licences do not allow it; cheap, so it comes before anything is fetched for a row."""
+        allowed, column = self.filters.licenses, self.filters.license_column
+        if allowed is None or column is None or not isinstance(row, dict):
+            return None
+        named = licenses_of(row.get(column))
+        if named and all(one in allowed for one in named):
+            return None
+        bad = ", ".join(sorted(set(named) - allowed)) or "no licence named"
+        return Refused(LICENSE, bad)
+
+    def look_at(self, row: Any) -> Outcome:
+        """The candidate of a row."""
+        if row is None:
+            return None
+        if isinstance(row, BadRow):
+            return Refused(MALFORMED, row.reason)
+        try:
+            mapped = self.mapper(row)
+            turns = mapped.turns if _is_verbatim(mapped.turns) else _dialogue(mapped.turns)
+            text, prompt, span = _joined(turns, mapped)
+        except RowRefusedError as refused:
+            return Refused(refused.reason, str(refused))
+        except _STUMBLES as error:
+            return Refused(MALFORMED, f"{type(error).__name__}: {error}")
+        length = len(text)
+        if self._fold is not None and not _is_verbatim(turns):
+            text, span = self._folded(text, span)
+            prompt, _ = self._folded(prompt, None)
+        folded = len(text) < length
+        limits = self.filters
+        if len(text) < limits.min_length:
+            return Refused(TOO_SHORT, f"{len(text):,} characters")
+        if limits.max_length is not None and len(text) > limits.max_length:
+            return Refused(TOO_LONG, f"{len(text):,} characters")
+        # No more words are cut off than are needed to know.
+        if limits.min_words and len(text.split(None, limits.min_words)) < limits.min_words:
+            return Refused(FEW_WORDS, f"{len(text.split()):,} words")
+        return self._candidate(text, prompt, span, mapped, folded)
+
+    def _candidate(self, text: str, prompt: str, span: Span | None, mapped: Mapped, folded: bool) -> Outcome:
+        metadata = dict(mapped.metadata)
+        if span is not None:
+            metadata["rationale_span"] = span
+        if self.notes is not None:
+            metadata["notes"] = self.notes({"text": text, "metadata": metadata})
+        try:
+            encoded = text.encode()
+            written = orjson.dumps(text), orjson.dumps(metadata)
+            return Candidate(*written, self.digest(encoded), len(text), prompt, folded)
+        except UnicodeEncodeError:
+            return Refused(MALFORMED, "half a surrogate pair: the text is not Unicode")
+        except orjson.JSONEncodeError as error:
+            return Refused(MALFORMED, f"the metadata is not fit for JSON: {error}")
+
+    def _folded(self, text: str, span: Span | None) -> tuple[str, Span | None]:
+        """Long runs of newlines made shorter, and the span moved along."""
+        cuts = [match.span(1) for match in self._fold.finditer(text)] if self._fold is not None else []
+        if self._fold is None or not cuts:
+            return text, span
+        kept = self._fold.sub(lambda match: match[0][: match.end() - match.start() - len(match[1])], text)
+        return kept, None if span is None else (_moved(span[0], cuts), _moved(span[1], cuts))
+
+
+def _moved(place: int, cuts: Sequence[Span]) -> int:
+    """Where a place is when the cuts are gone."""
+    before = cuts[: bisect_right(cuts, place, key=lambda cut: cut[0])]
+    return place - sum(min(end, place) - start for start, end in before)
+
+
+def licenses_of(value: object) -> list[str]:
+    """The licences that a row names, lower-case: from a text or a list of texts."""
+    named = value if isinstance(value, list) else [value]
+    return [one.strip().lower() for one in named if isinstance(one, str) and one.strip()]
+
+
+def _is_verbatim(turns: Sequence[Turn]) -> bool:
+    return len(turns) == 1 and turns[0][0] == VERBATIM
+
+
+def _dialogue(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns up to the last answer."""
+    last = next((place for place in range(len(turns) - 1, -1, -1) if turns[place][0] == "assistant"), None)
+    if last is None:
+        raise RowRefusedError(MALFORMED, "no turn of the assistant")
+    if not turns[last][1].strip():
+        raise RowRefusedError(EMPTY, "an empty answer")
+    if not any(content.strip() for role, content in turns[:last] if role != "system"):
+        raise RowRefusedError(EMPTY, "nothing is asked")
+    return turns[: last + 1]
+
+
+def _joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, str, Span | None]:
+    """Text, prompt, and the rationale's span in the text."""
+    role, content = turns[-1]
+    if role == VERBATIM:
+        if not content.strip():
+            raise RowRefusedError(EMPTY, "an empty text")
+        return content, "", mapped.rationale
+    prompt = "\n".join([f"{who}: {said}" for who, said in turns[:-1]])
+    head = f"{prompt}\n{role}: "
+    span = mapped.rationale
+    # A span belongs to the mapper's last turn; when that was cut off, there is none.
+    moved = None if span is None or len(turns) < len(mapped.turns) else (span[0] + len(head), span[1] + len(head))
+    return head + content, prompt, moved

@@ -1,0 +1,216 @@
+"""The rows of a source in their order, from any place on.
+
+Invariant: the order is a function of the listing at the pinned commit alone: the files of a part one after the other,
+and of several parts one row each in turns. A cursor is enough to go on behind any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfassets.distillation.request import Part, SourceRequest
+from hfassets.errors import DataError, HubError
+from hfassets.hub.acquire import commit_listing
+from hfassets.hub.configs import METADATA_FILES
+from hfassets.hub.listing import Listing, RepoFile
+from hfassets.hub.memory import VerifyMemory
+from hfassets.hub.session import HubClient
+from hfassets.progress import ProgressCallback
+from hfassets.sources.cached import cached_path, fetch_sources
+from hfassets.sources.files import DamagedSourceError, LocalSource, RemoteSource, Source, find_sources, format_of
+from hfassets.sources.records import records
+
+Place = tuple[int, int]
+"""File of a part, and row in it."""
+_TURNS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Behind which row of each part, and whose turn it is."""
+
+    places: tuple[Place, ...]
+    turn: int = 0
+
+    @classmethod
+    def start(cls, parts: int) -> Cursor:
+        """Before the first row."""
+        return cls(((0, 0),) * parts)
+
+    def to_json(self) -> list[Any]:
+        """JSON-ready."""
+        return [[list(place) for place in self.places], self.turn]
+
+    @classmethod
+    def from_json(cls, document: Sequence[Any]) -> Cursor:
+        """What `to_json` gave."""
+        places, turn = document
+        return cls(tuple((file, row) for file, row in places), turn)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows: what `records` gives, with the part, file and row of each, and the cursor behind each."""
+
+    rows: Sequence[Any]
+    origins: Sequence[tuple[int, int, int]] | tuple[int, int, int]
+    behind: Sequence[Cursor] | Cursor
+
+    def origin(self, place: int) -> tuple[int, int, int]:
+        """Part, file and row (from 0) of a row."""
+        if isinstance(self.origins, tuple):
+            part, file, first = self.origins
+            return part, file, first + place
+        return self.origins[place]
+
+    def cursor(self, place: int) -> Cursor:
+        """The cursor behind a row."""
+        if isinstance(self.behind, Cursor):
+            _, file, row = self.origin(place)
+            return Cursor(((file, row + 1),))
+        return self.behind[place]
+
+
+class SourceRows:
+    """The rows of a request's source."""
+
+    def __init__(self, client: HubClient, request: SourceRequest, progress: ProgressCallback) -> None:
+        self._client = client
+        self._request = request
+        self._progress = progress
+        self._memory = VerifyMemory.open(request.state, request.repo)
+        self.listing: Listing = commit_listing(client, request.repo, request.commit, request.state, progress)
+        self.files: list[tuple[RepoFile, ...]] = [self._files_of(part) for part in request.parts]
+        self._in_cache: set[str] = set()
+        self.damaged: RepoFile | None = None
+        """The file that turned out to be damaged, after a DamagedSourceError."""
+
+    def prepare(self) -> None:
+        """Fetch all files whole, unless they are streamed."""
+        if not self._request.streaming:
+            paths = [file.path for files in self.files for file in files]
+            wanted = self.listing.select([*METADATA_FILES, *paths])
+            fetch_sources(self._client, self._request.repo, wanted, self._memory, self._progress)
+
+    def where(self, origin: tuple[int, int, int]) -> str:
+        """A row's place for people: `path, row 12`, counted from 1."""
+        part, file, row = origin
+        return f"{self.files[part][file].path}, row {row + 1:,}"
+
+    def blocks(self, begin: Cursor) -> Generator[Block, None, None]:
+        """All rows from a cursor on; raises DamagedSourceError (see `damaged`), DataError, HubError."""
+        if len(self.files) == 1:
+            for file, first, rows in self._part(0, begin.places[0]):
+                yield Block(rows, (0, file, first), Cursor(begin.places))
+        else:
+            yield from self._turns(begin)
+
+    def discard(self, file: RepoFile) -> None:
+        """Forget what has arrived of a file."""
+        self._spool(file).unlink(missing_ok=True)
+
+    def used(self, end: Cursor) -> list[dict[str, Any]]:
+        """The files up to a cursor, and how each was read: whole and proven, or in part."""
+        found = []
+        for files, (last, row) in zip(self.files, end.places, strict=True):
+            for index, file in enumerate(files[: last + (row > 0)]):
+                by_ranges = format_of(file.path) == "parquet" and file.path not in self._in_cache
+                whole = file.path in self._in_cache or (index < last and not by_ranges)
+                read = "whole" if whole else "in part, unverified"
+                found.append({"path": file.path, "size": file.size, "hash": file.etag, "read": read})
+        return found
+
+    def _files_of(self, part: Part) -> tuple[RepoFile, ...]:
+        request = self._request
+        if part.folder is None:
+            return find_sources(
+                self._client, request.repo, request.commit, part.config, request.split, request.state, self._progress
+            ).files
+        below = [file for file in self.listing.files if file.path.startswith(f"{part.folder}/")]
+        data = [file for file in below if _is_data(file.path)]
+        of_split = [file for file in data if request.split in file.path.removeprefix(part.folder)]
+        if not data:
+            folders = sorted({file.path.partition("/")[0] for file in self.listing.files if "/" in file.path})
+            raise DataError(f"{request.repo.repo_id} has no data in {part.folder}/; it has {', '.join(folders[:20])}")
+        return tuple(sorted(of_split or data, key=lambda file: file.path))
+
+    def _part(self, part: int, begin: Place) -> Iterator[tuple[int, int, Sequence[Any]]]:
+        """File, first row and rows of a part, from a place on."""
+        folder = self._request.parts[part].folder
+        for index in range(begin[0], len(self.files[part])):
+            file = self.files[part][index]
+            source = self._open(file)
+            skip = begin[1] if index == begin[0] else 0
+            try:
+                with closing(records(source, skip, self._request.columns)) as found:  # type: ignore[type-var]
+                    for one in found:
+                        rows = one.rows
+                        if folder is not None:
+                            # As with partitioned folders elsewhere: the name of the folder is a column.
+                            rows = [{**row, "data_dir": folder} if isinstance(row, dict) else row for row in rows]
+                        yield index, one.first, rows
+            except DamagedSourceError:
+                self.damaged = file
+                raise
+            except DataError:
+                self.damaged = file
+                if isinstance(source, RemoteSource):
+                    # Damaged on its way, or by whoever made it? Its hash tells.
+                    source.fetch()
+                raise
+
+    def _turns(self, begin: Cursor) -> Iterator[Block]:
+        streams = [_singly(part, self._part(part, place)) for part, place in enumerate(begin.places)]
+        places, turn = list(begin.places), begin.turn
+        over: set[int] = set()
+        rows: list[Any] = []
+        origins: list[tuple[int, int, int]] = []
+        cursors: list[Cursor] = []
+        while len(over) < len(streams):
+            if turn not in over:
+                found = next(streams[turn], None)
+                if found is None:
+                    over.add(turn)
+                else:
+                    row, origin = found
+                    places[turn] = (origin[1], origin[2] + 1)
+                    rows.append(row)
+                    origins.append(origin)
+                    cursors.append(Cursor(tuple(places), (turn + 1) % len(streams)))
+            turn = (turn + 1) % len(streams)
+            if len(rows) == _TURNS:
+                yield Block(rows, origins, cursors)
+                rows, origins, cursors = [], [], []
+        if rows:
+            yield Block(rows, origins, cursors)
+
+    def _open(self, file: RepoFile) -> Source:
+        request = self._request
+        path = cached_path(request.repo, request.commit, self.listing, file, self._memory)
+        if path is not None:
+            self._in_cache.add(file.path)
+            return LocalSource(file, path)
+        if self._client.options.offline:
+            raise HubError(f"{request.repo.repo_id}/{file.path}: offline, and it is not in the cache")
+        return RemoteSource(self._client, request.repo, request.commit, file, self._spool(file))
+
+    def _spool(self, file: RepoFile) -> Path:
+        return self._request.work / f"{file.etag}.received"
+
+
+def _singly(part: int, blocks: Iterator[tuple[int, int, Sequence[Any]]]) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+    for file, first, rows in blocks:
+        for place, row in enumerate(rows):
+            yield row, (part, file, first + place)
+
+
+def _is_data(path: str) -> bool:
+    try:
+        format_of(path)
+    except DataError:
+        return False
+    return not path.rsplit("/", 1)[-1].startswith(".")
