@@ -5,6 +5,7 @@ from hfassets.catalog.load import catalog_path, configured_path, load_catalog
 from hfassets.catalog.lock import (
     DatasetPartition,
     Lock,
+    MixPartition,
     Partition,
     RepoLock,
     ShardSetPartition,
@@ -13,6 +14,7 @@ from hfassets.catalog.lock import (
     read_lock,
     unsynced,
 )
+from hfassets.catalog.mixes import Mix
 from hfassets.catalog.models import Catalog, Dataset, HubSettings, Storage, VerifySettings
 from hfassets.catalog.shard_sets import ShardSet
 
@@ -23,6 +25,8 @@ __all__ = [
     "DatasetPartition",
     "HubSettings",
     "Lock",
+    "Mix",
+    "MixPartition",
     "Partition",
     "RepoLock",
     "ShardSet",

@@ -14,13 +14,15 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from hfassets.catalog.lock import DatasetPartition, Partition, ShardSetPartition
+from hfassets.catalog.lock import DatasetPartition, MixPartition, Partition, ShardSetPartition
+from hfassets.catalog.mixes import Mix
 from hfassets.catalog.models import Dataset
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
+DATASETS, C4, DISTILLATION = "datasets", "c4", "distillation"
 
 
 class RecordError(CatalogError):
@@ -31,12 +33,13 @@ class RecordError(CatalogError):
 class KnownKey:
     """A partition as it was last accepted; `entry` is that of the catalog as JSON, validated only when it is needed.
 
-    `config` is None for a shard set.
+    `kind`: which section it is of. `config`: of a dataset; for a mix its source.
     """
 
     entry: Mapping[str, Any]
     config: str | None
     commit: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +54,67 @@ class Record:
         entries: dict[int, Mapping[str, Any]] = {}
         keys: dict[str, KnownKey] = {}
         for one in current:
-            entry = one.dataset if isinstance(one, DatasetPartition) else one.shard_set
+            kind, entry, config = _parts(one)
             if id(entry) not in entries:
-                entries[id(entry)] = entry.model_dump(mode="json", exclude_defaults=True)
-            config = one.config if isinstance(one, DatasetPartition) else None
-            keys[one.key] = KnownKey(entries[id(entry)], config, one.commit)
+                entries[id(entry)] = _dumped(one)
+            keys[one.key] = KnownKey(entries[id(entry)], config, one.commit, kind)
         return Record(sha, {**keys, **{key: known for key, known in self.keys.items() if key not in keys}})
 
     def retired(self, current: Sequence[Partition]) -> tuple[Partition, ...]:
         """Known partitions that are not in `current`, marked as retired; raises RecordError."""
         now = {one.key for one in current}
         gone = {key: known for key, known in self.keys.items() if key not in now}
-        datasets = {id(known.entry): known.entry for known in gone.values() if known.config is not None}
         try:
-            entries = {place: Dataset.model_validate(entry) for place, entry in datasets.items()}
-            shard_sets = {
-                key: ShardSet.model_validate(known.entry) for key, known in gone.items() if known.config is None
-            }
-        except ValidationError as error:
-            what = error.errors()[0]["msg"]
+            # Entries are shared by many keys, and validating one takes time.
+            entries = {id(known.entry): _validated(known) for known in gone.values()}
+        except (ValidationError, KeyError) as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"no {error}"
             raise RecordError([f"{len(gone)} retired keys cannot be read by this hfassets ({what})"]) from None
-        return tuple(
-            ShardSetPartition(key, shard_sets[key], known.commit, retired=True)
-            if known.config is None
-            else DatasetPartition(key, entries[id(known.entry)], known.config, known.commit, retired=True)
-            for key, known in gone.items()
-        )
+        return tuple(_retired(key, known, entries[id(known.entry)]) for key, known in gone.items())
+
+
+def _parts(one: Partition) -> tuple[str, Dataset | ShardSet | Mix, str | None]:
+    """Kind, entry and config (or source) of a partition."""
+    if isinstance(one, DatasetPartition):
+        return DATASETS, one.dataset, one.config
+    if isinstance(one, ShardSetPartition):
+        return C4, one.shard_set, None
+    return DISTILLATION, one.mix, one.source
+
+
+def _dumped(one: Partition) -> Mapping[str, Any]:
+    if isinstance(one, MixPartition):
+        # In full: what is as the default of a field may be other than what the built-in mix says.
+        pins = {"commits": dict(one.commits), "tokenizer": one.tokenizer_commit}
+        return {"mix": one.mix.model_dump(mode="json"), **pins}
+    return _parts(one)[1].model_dump(mode="json", exclude_defaults=True)
+
+
+def _validated(known: KnownKey) -> Dataset | ShardSet | Mix:
+    if known.kind == DISTILLATION:
+        return Mix.model_validate(known.entry["mix"])
+    return (Dataset if known.kind == DATASETS else ShardSet).model_validate(known.entry)
+
+
+def _retired(key: str, known: KnownKey, entry: Dataset | ShardSet | Mix) -> Partition:
+    if isinstance(entry, Mix):
+        pins = known.entry["commits"], known.entry["tokenizer"]
+        return MixPartition(key, entry, known.config or "", *pins, retired=True)
+    if isinstance(entry, Dataset):
+        return DatasetPartition(key, entry, known.config or "", known.commit, retired=True)
+    return ShardSetPartition(key, entry, known.commit, retired=True)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write atomically. Entries are stored once, keys as [place of the entry, config, commit]."""
+    """Write atomically. Entries are stored once, keys as [place of the entry, config, commit, kind]."""
     places: dict[int, int] = {}
     entries: list[Mapping[str, Any]] = []
-    keys: dict[str, tuple[int, str | None, str]] = {}
+    keys: dict[str, tuple[int, str | None, str, str]] = {}
     for key, known in record.keys.items():
         if id(known.entry) not in places:
             places[id(known.entry)] = len(entries)
             entries.append(known.entry)
-        keys[key] = (places[id(known.entry)], known.config, known.commit)
+        keys[key] = (places[id(known.entry)], known.config, known.commit, known.kind)
     document = {"version": RECORD_VERSION, "sha": record.sha, "entries": entries, "keys": keys}
     write_atomic(path, orjson.dumps(document) + b"\n")
 
@@ -97,11 +123,12 @@ def read_record(path: Path) -> Record | None:
     """The record at `path`, None when there is none; raises RecordError for one that cannot be read."""
     try:
         document = orjson.loads(path.read_bytes())
-        if document["version"] not in (1, RECORD_VERSION):
+        if document["version"] not in range(1, RECORD_VERSION + 1):
             raise ValueError(f"version {document['version']}, this hfassets reads {RECORD_VERSION}")
         entries = document["datasets" if document["version"] == 1 else "entries"]
         keys = {
-            key: KnownKey(entries[place], config, commit) for key, (place, config, commit) in document["keys"].items()
+            key: KnownKey(entries[place], config, commit, kind[0] if kind else C4 if config is None else DATASETS)
+            for key, (place, config, commit, *kind) in document["keys"].items()
         }
         return Record(document["sha"], keys)
     except FileNotFoundError:

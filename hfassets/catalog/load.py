@@ -13,27 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from hfassets.c4.request import DEFAULT_SAMPLES
 from hfassets.catalog.document import Document, Keys, Problem
 from hfassets.catalog.fields import Model
-from hfassets.catalog.models import Catalog, Dataset, HubSettings, S3Section, Storage, VerifySettings
-from hfassets.catalog.shard_sets import ShardSet
+from hfassets.catalog.mixes import DEFAULT_NAME, Mix
+from hfassets.catalog.models import Catalog, Storage
 from hfassets.errors import CatalogError
 
 DEFAULT_FILE = "catalog.yaml"
-
-_MODELS: dict[str, type[Model]] = {
-    "storage": Storage,
-    "hub": HubSettings,
-    "verify": VerifySettings,
-    "s3": S3Section,
-    "datasets": Dataset,
-    "c4": ShardSet,
-}
 
 _MUST_BE = {
     "string_type": "text",
@@ -50,6 +41,12 @@ _MUST_BE = {
     "tuple_type": "a list",
     "byte_size": "a size like 200GB or 1.5TB",
     "byte_size_unit": "a size like 200GB or 1.5TB",
+}
+_MISSING = {
+    "repo": "it names the Hub repo, like owner/name",
+    "hf_path": "it names the Hub repo, like owner/name",
+    "category": "it names one of category_ratios",
+    "mapper": "it names what turns a row into text: a built-in mapper, or your own as module:function",
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -154,6 +151,28 @@ def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, s
     return Parsed(catalog, document, path)
 
 
+def parse_mix(content: bytes, path: Path) -> Mix:
+    """A file with one distillation mix, as the old YAML has it; `path` is for messages and relative paths.
+
+    Raises CatalogError with every mistake.
+    """
+    document = Document(content, path, os.environ)
+    problems = list(document.problems)
+    if not isinstance(document.data or {}, dict):
+        raise CatalogError([f"{path}:1: must be a mapping like {{total_samples: 100000}}, not {document.written(())}"])
+    mix = None
+    try:
+        mix = Mix.model_validate(document.data or {}, context={"folder": _folder(path, None)})
+    except ValidationError as error:
+        reported = {problem.keys for problem in problems}
+        found = (_translate(document, one, Mix) for one in error.errors(include_url=False, include_input=False))
+        problems.extend(problem for problem in found if problem and problem.keys not in reported)
+    if problems or mix is None:
+        ordered = sorted(problems, key=lambda problem: problem.line)
+        raise CatalogError([format_problem(path, problem) for problem in ordered])
+    return mix
+
+
 def salvage_state_dir(content: bytes, path: Path) -> Path | None:
     """The state folder that an otherwise wrong catalog names, when its `storage` section can be read."""
     try:
@@ -189,7 +208,7 @@ def _folder(path: Path, folder: Path | None) -> Path:
 def _duplicate_names(document: Document) -> Iterable[Problem]:
     """Entries whose names (so: partition keys) collide, found in the raw data so that other mistakes hide none."""
     data = document.data
-    for section, key_of in (("datasets", _dataset_name), ("c4", _shard_set_name)):
+    for section, key_of in (("datasets", _dataset_name), ("c4", _shard_set_name), ("distillation", _mix_name)):
         entries = data.get(section) if isinstance(data, dict) else None
         first: dict[str, int] = {}
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
@@ -213,6 +232,10 @@ def _shard_set_name(entry: Mapping[str, Any]) -> Any:
     return entry.get("name", f"c4_{entry.get('split', 'train')}_{entry.get('num_samples', DEFAULT_SAMPLES)}")
 
 
+def _mix_name(entry: Mapping[str, Any]) -> Any:
+    return entry.get("name", DEFAULT_NAME)
+
+
 def _shared_outputs(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
     """Shard sets whose parts would have the same names in the same place."""
     first: dict[tuple[str, str, int], str] = {}
@@ -227,7 +250,7 @@ def _shared_outputs(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
         first.setdefault(output, one.name)
 
 
-def _translate(document: Document, error: Any) -> Problem | None:
+def _translate(document: Document, error: Any, root: type[Model] = Catalog) -> Problem | None:
     """One pydantic error as what would be right, never in pydantic's words; None when another error says the same."""
     # `[key]` is pydantic's mark for a key, not a value, that is wrong.
     keys: Keys = tuple(part for part in error["loc"] if part != "[key]")
@@ -236,14 +259,14 @@ def _translate(document: Document, error: Any) -> Problem | None:
     if keys[-1] == "name" and written is None:
         return None  # the name was taken from `repo`, where the mistake is
     if kind == "extra_forbidden":
-        known = tuple(_model_of(keys[:-1]).model_fields)
+        known = tuple(_model_of(keys[:-1], root).model_fields)
         close = nearest(str(keys[-1]), known)
         hint = f"did you mean {close}?" if close else f"known are {', '.join(known)}"
         return Problem(line, keys, f"unknown key; {hint}")
     if kind == "missing":
-        return Problem(line, keys, "is missing; it names the Hub repo, like owner/name")
+        return Problem(line, keys, f"is missing; {_MISSING[str(keys[-1])]}")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        text = f"must be a mapping with the keys {', '.join(_model_of(keys).model_fields)}"
+        text = f"must be a mapping with the keys {', '.join(_model_of(keys, root).model_fields)}"
     elif kind == "value_error":
         text = str(context["error"])
     elif kind == "literal_error":
@@ -259,5 +282,18 @@ def _translate(document: Document, error: Any) -> Problem | None:
     return Problem(line, keys, text if told else f"{text}, not {written or 'what the environment says'}")
 
 
-def _model_of(keys: Keys) -> type[Model]:
-    return _MODELS[str(keys[0])] if keys else Catalog
+def _model_of(keys: Keys, root: type[Model]) -> type[Model]:
+    """The model that the mapping at `keys` is read by."""
+    model = root
+    for key in keys:
+        field = model.model_fields.get(str(key))
+        # Places in lists and names in mappings of models lead to the model itself.
+        found = _model_in(field.annotation) if field is not None else None
+        model = model if found is None else found
+    return model
+
+
+def _model_in(annotation: Any) -> type[Model] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

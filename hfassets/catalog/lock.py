@@ -7,7 +7,7 @@ of one dataset in the order of its `configs`, else sorted by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from hfassets.catalog.document import Keys, dotted
 from hfassets.catalog.fields import RANGE, Model, is_plain
 from hfassets.catalog.load import nearest
+from hfassets.catalog.mixes import Mix, RepoPin
 from hfassets.catalog.models import Catalog, Dataset
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
@@ -34,6 +35,7 @@ class RepoLock(Model):
     configs: tuple[str, ...]
     default_config: str | None
     synced_at: str
+    repo_type: str = "dataset"
 
 
 class _LockFile(Model):
@@ -46,16 +48,21 @@ class Lock:
     """All pinned repos, sorted by (repo, revision)."""
 
     repos: tuple[RepoLock, ...] = ()
-    _by_key: dict[tuple[str, str], RepoLock] = field(init=False, repr=False, compare=False)
+    _by_key: dict[tuple[str, str, str], RepoLock] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.repos, key=lambda one: (one.repo, one.revision)))
+        ordered = tuple(sorted(self.repos, key=lambda one: (one.repo, one.revision, one.repo_type)))
         object.__setattr__(self, "repos", ordered)
-        object.__setattr__(self, "_by_key", {(one.repo, one.revision): one for one in ordered})
+        object.__setattr__(self, "_by_key", {(one.repo, one.revision, one.repo_type): one for one in ordered})
 
-    def find(self, repo: str, revision: str) -> RepoLock | None:
+    def find(self, repo: str, revision: str, repo_type: str = "dataset") -> RepoLock | None:
         """What is pinned for a repo at a revision, None before its first sync."""
-        return self._by_key.get((repo, revision))
+        return self._by_key.get((repo, revision, repo_type))
+
+    def answers(self, entry: Dataset | ShardSet | RepoPin) -> bool:
+        """Whether all is known that an entry needs: its commit, and unless that is enough, its configs."""
+        found = self.find(entry.repo, entry.revision, entry.repo_type)
+        return found is not None and (isinstance(entry, RepoPin) or bool(found.configs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,27 @@ class ShardSetPartition:
     retired: bool = False
 
 
-Partition = DatasetPartition | ShardSetPartition
+@dataclass(frozen=True, slots=True)
+class MixPartition:
+    """One partition: the file of a source of a distillation mix. `commits`: of all its sources, by name.
+
+    A retired one is no longer in the catalog.
+    """
+
+    key: str
+    mix: Mix
+    source: str
+    commits: Mapping[str, str]
+    tokenizer_commit: str | None
+    retired: bool = False
+
+    @property
+    def commit(self) -> str:
+        """The pinned commit of the source's repo."""
+        return self.commits[self.source]
+
+
+Partition = DatasetPartition | ShardSetPartition | MixPartition
 
 
 def lock_path(catalog: Path) -> Path:
@@ -118,7 +145,7 @@ def parse_lock(content: bytes | None, path: Path) -> Lock:
     if file.lock_version != LOCK_VERSION:
         raise CatalogError([f"{path}: lock version {file.lock_version}, this hfassets reads {LOCK_VERSION}; {remedy}"])
     lock = Lock(file.repos)
-    if len({(one.repo, one.revision) for one in file.repos}) < len(file.repos):
+    if len({(one.repo, one.revision, one.repo_type) for one in file.repos}) < len(file.repos):
         raise CatalogError([f"{path}: names a repo and revision twice; {remedy}"])
     return lock
 
@@ -126,7 +153,7 @@ def parse_lock(content: bytes | None, path: Path) -> Lock:
 def dump_lock(lock: Lock) -> bytes:
     """The file's content: equal locks give equal bytes."""
     file = _LockFile(lock_version=LOCK_VERSION, repos=lock.repos)
-    return orjson.dumps(file.model_dump(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(file.model_dump(exclude_defaults=True), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def write_lock(path: Path, lock: Lock) -> None:
@@ -147,12 +174,23 @@ def partitions(catalog: Catalog, lock: Lock) -> tuple[Partition, ...]:
         for one in catalog.c4
         if (pinned := lock.find(one.repo, one.revision)) is not None
     )
-    return (*datasets, *shard_sets)
+    return (*datasets, *shard_sets, *(one for mix in catalog.distillation for one in _mix_partitions(mix, lock)))
 
 
-def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset | ShardSet, ...]:
+def _mix_partitions(mix: Mix, lock: Lock) -> Iterator[MixPartition]:
+    if all(lock.answers(pin) for pin in mix.pins):
+        pinned = {name: lock.find(source.hf_path, source.revision) for name, source in mix.enabled.items()}
+        commits = {name: one.commit for name, one in pinned.items() if one is not None}
+        of = mix.curriculum
+        tokenizer = None if of is None else lock.find(of.tokenizer, of.tokenizer_revision, "model")
+        for name, source in mix.enabled.items():
+            key = f"{mix.name}/{source.category}/{name}"
+            yield MixPartition(key, mix, name, commits, None if tokenizer is None else tokenizer.commit)
+
+
+def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset | ShardSet | RepoPin, ...]:
     """Entries of the catalog whose repo the lock does not know, in order."""
-    return tuple(one for one in catalog.pinned if lock.find(one.repo, one.revision) is None)
+    return tuple(one for one in catalog.pinned if not lock.answers(one))
 
 
 def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
@@ -160,6 +198,8 @@ def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
     for index, dataset in enumerate(catalog.datasets):
         pinned = lock.find(dataset.repo, dataset.revision)
         if pinned is None:
+            continue
+        if not pinned.configs:
             continue
         known = frozenset(pinned.configs)
         for position, config in enumerate(dataset.configs or ()):

@@ -28,6 +28,7 @@ from hfassets.catalog.fields import (
     Text,
     Variable,
 )
+from hfassets.catalog.mixes import Mix, RepoPin
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.hub.layout import default_datasets_cache, default_hub_cache
 
@@ -83,7 +84,7 @@ class VerifySettings(Model):
     reverify_max_partitions_per_tick: int = Field(default=20, ge=1, le=10_000)
 
 
-HeavyAsset = Literal["prepared_dataset", "c4_shards"]
+HeavyAsset = Literal["prepared_dataset", "c4_shards", "distillation_file"]
 
 
 class Dataset(Model):
@@ -107,6 +108,11 @@ class Dataset(Model):
     token_env: Variable | None = None
     num_proc: int | None = Field(default=None, ge=1, le=4096)
     slurm: SlurmFields = Field(default_factory=dict)
+
+    @property
+    def repo_type(self) -> str:
+        """As the Hub has it."""
+        return "dataset"
 
     @model_validator(mode="before")
     @classmethod
@@ -135,11 +141,12 @@ class Catalog(Model):
     s3: S3Section
     datasets: tuple[Dataset, ...] = ()
     c4: tuple[ShardSet, ...] = ()
+    distillation: tuple[Mix, ...] = ()
 
     @property
-    def pinned(self) -> tuple[Dataset | ShardSet, ...]:
+    def pinned(self) -> tuple[Dataset | ShardSet | RepoPin, ...]:
         """Every entry whose repo the lock pins to a commit, in order."""
-        return (*self.datasets, *self.c4)
+        return (*self.datasets, *self.c4, *(pin for mix in self.distillation for pin in mix.pins))
 
     @model_validator(mode="before")
     @classmethod

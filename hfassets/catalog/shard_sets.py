@@ -82,6 +82,11 @@ class ShardSet(Model):
         return {"name": name, **config, **data}
 
     @property
+    def repo_type(self) -> str:
+        """As the Hub has it."""
+        return "dataset"
+
+    @property
     def sample_seed(self) -> int | None:
         """The seed of the sample, None for the first rows."""
         return (DEFAULT_SEED if self.seed is None else self.seed) if self.shuffle or self.seed is not None else None

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from hfassets.catalog.load import nearest
 from hfassets.catalog.lock import Lock, RepoLock, config_errors
+from hfassets.catalog.mixes import RepoPin
 from hfassets.catalog.models import Catalog, Dataset
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError, HfassetsError, IntegrityError
@@ -40,7 +41,7 @@ class Client(Protocol):
         """The content of a small file."""
 
 
-Pinned = Dataset | ShardSet
+Pinned = Dataset | ShardSet | RepoPin
 ClientFactory = Callable[[Pinned], AbstractContextManager[Client]]
 
 
@@ -90,16 +91,18 @@ def sync(
     `update` that no entry has.
     """
     _check_update(catalog, update)
-    wanted = {(one.repo, one.revision): one for one in reversed(catalog.pinned)}
+    # Whoever needs the configs of a repo as well asks for it.
+    ordered = sorted(catalog.pinned, key=lambda one: not isinstance(one, RepoPin))
+    wanted = {(one.repo, one.revision, one.repo_type): one for one in ordered}
     asked = [
         dataset
-        for (repo, revision), dataset in sorted(wanted.items())
-        if repo in update or lock.find(repo, revision) is None
+        for (repo, _, _), dataset in sorted(wanted.items(), key=lambda item: item[0])
+        if repo in update or not lock.answers(dataset)
     ]
     found = _ask(asked, client_factory, configs_of, progress)
     kept = {key: pinned for key in wanted if (pinned := lock.find(*key)) is not None}
     # A repo that is as it was keeps its line, the time of its pinning included.
-    renewed = {(one.repo, one.revision): one for one in found if not _same(kept.get((one.repo, one.revision)), one)}
+    renewed = {_key(one): one for one in found if not _same(kept.get(_key(one)), one)}
     new = Lock(tuple((kept | renewed).values()))
     fresh = {one.repo for one in asked}
     errors = []
@@ -108,10 +111,14 @@ def sync(
         errors.append(text if repo in fresh else f"{text} (--update {repo} looks at its newest commit)")
     if errors:
         raise CatalogError(errors)
-    before = {(one.repo, one.revision): one for one in lock.repos}
+    before = {_key(one): one for one in lock.repos}
     gone = {key: None for key in before if key not in wanted}
-    changes = (Change(*key, before.get(key), after) for key, after in sorted((renewed | gone).items()))
-    return new, tuple(changes)
+    changed = sorted((renewed | gone).items(), key=lambda item: item[0])
+    return new, tuple(Change(*key[:2], before.get(key), after) for key, after in changed)
+
+
+def _key(one: RepoLock) -> tuple[str, str, str]:
+    return one.repo, one.revision, one.repo_type
 
 
 def _same(old: RepoLock | None, new: RepoLock) -> bool:
@@ -153,7 +160,18 @@ def _ask(
 
 
 def _enumerate(dataset: Pinned, client: Client, configs_of: ConfigsOf) -> RepoLock:
-    commit = client.resolve_commit(dataset.repo, dataset.revision)
+    commit = client.resolve_commit(dataset.repo, dataset.revision, dataset.repo_type)
+    if isinstance(dataset, RepoPin):
+        # Nothing of its files is read: those of a gated repo are closed to who may still plan with it.
+        return RepoLock(
+            repo=dataset.repo,
+            revision=dataset.revision,
+            commit=commit,
+            configs=(),
+            default_config=None,
+            synced_at=_now(),
+            repo_type=dataset.repo_type,
+        )
     listing = client.list_files(dataset.repo, commit)
     metadata = {file.path: _read(client, listing, file) for file in listing.files if file.path in METADATA_FILES}
     configs = configs_of(listing, metadata)
@@ -163,8 +181,12 @@ def _enumerate(dataset: Pinned, client: Client, configs_of: ConfigsOf) -> RepoLo
         commit=commit,
         configs=tuple(sorted(configs.names)),
         default_config=configs.default,
-        synced_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        synced_at=_now(),
     )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _read(client: Client, listing: Listing, file: RepoFile) -> bytes:

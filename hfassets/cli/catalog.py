@@ -14,7 +14,8 @@ from rich.table import Table
 
 from hfassets.catalog.accepted import Accepted, accept, prune
 from hfassets.catalog.load import catalog_path, configured_path, load_catalog
-from hfassets.catalog.lock import DatasetPartition, lock_path, read_lock, unsynced, write_lock
+from hfassets.catalog.lock import DatasetPartition, MixPartition, lock_path, read_lock, unsynced, write_lock
+from hfassets.catalog.mixes import RepoPin
 from hfassets.catalog.models import Catalog, Dataset
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.catalog.starter import STARTER
@@ -72,6 +73,7 @@ def check(json_path: str | None) -> None:
         "sha": accepted.sha,
         "datasets": len(accepted.catalog.datasets),
         "c4": len(accepted.catalog.c4),
+        "distillation": len(accepted.catalog.distillation),
         "partitions": len(accepted.partitions),
         "not_synced": [one.name for one in pending],
         "retired": accepted.retired,
@@ -211,9 +213,16 @@ def _rows(accepted: Accepted) -> Iterator[dict[str, object]]:
     for one in accepted.partitions:
         if isinstance(one, DatasetPartition):
             yield _row(one.dataset, one.commit, one.config, one.key, retired=one.retired)
+        elif isinstance(one, MixPartition):
+            source = one.mix.datasets[one.source]
+            pin = RepoPin(one.mix.name, source.hf_path, source.revision)
+            yield _row(pin, one.commit, ", ".join(source.subset or ()) or None, one.key, retired=one.retired)
         else:
             yield _row(one.shard_set, one.commit, one.shard_set.config, one.key, retired=one.retired)
     for entry in unsynced(accepted.catalog, accepted.lock):
+        if isinstance(entry, RepoPin):
+            yield _row(entry, None, None, None, retired=False)
+            continue
         if isinstance(entry, ShardSet):
             yield _row(entry, None, entry.config, entry.name, retired=False)
             continue
@@ -222,7 +231,7 @@ def _rows(accepted: Accepted) -> Iterator[dict[str, object]]:
 
 
 def _row(
-    dataset: Dataset | ShardSet, commit: str | None, config: str | None, key: str | None, *, retired: bool
+    dataset: Dataset | ShardSet | RepoPin, commit: str | None, config: str | None, key: str | None, *, retired: bool
 ) -> dict[str, object]:
     return {
         "name": dataset.name,
@@ -236,7 +245,7 @@ def _row(
     }
 
 
-def _warn(accepted: Accepted, pending: Sequence[Dataset | ShardSet]) -> None:
+def _warn(accepted: Accepted, pending: Sequence[Dataset | ShardSet | RepoPin]) -> None:
     for note in accepted.notes:
         click.echo(f"warning: {note}", err=True)
     for dataset in pending:
@@ -265,7 +274,7 @@ class _Clients(ExitStack):
         self._lock = threading.Lock()
         self._by_token: dict[str | None, Client] = {}
 
-    def of(self, dataset: Dataset | ShardSet) -> AbstractContextManager[Client]:
+    def of(self, dataset: Dataset | ShardSet | RepoPin) -> AbstractContextManager[Client]:
         """The client of a dataset; it stays open until this is closed."""
         from hfassets.hub.session import HubClient, hub_options
 

@@ -24,6 +24,7 @@ from hfassets.errors import CatalogError, HfassetsError, UsageError
 COMMANDS = {
     "c4": ("hfassets.cli.c4:c4", "Write rows of C4 as JSON lines; verify and fetch them."),
     "catalog": ("hfassets.cli.catalog:catalog", "Declare what you want: catalog.yaml and its lock."),
+    "distill": ("hfassets.cli.distill:distill", "Make a distillation mix: sources, quotas, filters, licences."),
     "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),
     "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),

@@ -23,7 +23,7 @@ from hfassets.demo.hub_faults import FaultBoard, fault_from_json, rate_headers, 
 from hfassets.demo.hub_limits import Limits, Quota
 from hfassets.demo.hub_log import LoggedRequest, RequestLog
 from hfassets.demo.hub_routes import API_TYPES, Route, parse_route
-from hfassets.demo.hub_store import Commit, HubStore, Repo, StoredFile
+from hfassets.demo.hub_store import ARCHIVE, Commit, HubStore, Repo, StoredFile
 from hfassets.demo.hub_xet import reconstruction, xorb
 
 TOKEN = "hf_sampleReader"  # noqa: S105 - not a secret: the reader of the sample Hub, with access to the gated repos
@@ -134,6 +134,8 @@ class HubApp:
             return _refusal(405, f"{request.method} is not for this path")
         if route.kind == "whoami":
             return _whoami(token)
+        if route.kind == "s3":
+            return self._object(request, route)
         if route.kind == "xet":
             return self._xet(request, route.path.split("/"))
         if route.kind == "page":
@@ -187,6 +189,17 @@ class HubApp:
         if route.kind == "resolve" and file.lfs and repo.redirect:
             url = f"{_base(request)}/cdn/{_repo_path(repo)}/resolve/{commit.sha}/{quote(file.path)}"
             return Response(f"Found. Redirecting to {url}", 302, {**headers, "Location": url}, "text/plain")
+        return FileBody(file, headers, *parse_range(request.headers.get("range", ""), file.size))
+
+    def _object(self, request: Request, route: Route) -> Answer:
+        """An object of a bucket that anybody may read (Amazon S3 API, GetObject and HeadObject)."""
+        repo = self.store.get("dataset", ARCHIVE) if route.repo_id == ARCHIVE.partition("/")[0] else None
+        commit = None if repo is None else repo.resolve("main")
+        file = None if commit is None else commit.files.get(route.path)
+        if file is None:
+            body = "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
+            return Response(body, 404, {}, "application/xml")
+        headers = {"ETag": f'"{file.etag}"', "Content-Type": "binary/octet-stream"}
         return FileBody(file, headers, *parse_range(request.headers.get("range", ""), file.size))
 
     def _xet(self, request: Request, steps: list[str]) -> Response:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hfassets.demo import hub_corpus, hub_repos, hub_tokenizer
+from hfassets.demo import hub_corpus, hub_mix, hub_repos, hub_tokenizer
 from hfassets.demo.hub_repos import Writer
-from hfassets.demo.hub_store import HubStore
+from hfassets.demo.hub_store import ARCHIVE, HubStore
 from hfassets.storage.atomic import publish_directory, temporary_beside
 
 
@@ -84,6 +84,18 @@ def sample_repos(big_file_mb: int) -> tuple[SampleRepo, ...]:
         ),
         # The config ARC-Challenge names files that are not there.
         SampleRepo("allenai/ai2_arc", _one(hub_repos.write_arc)),
+        # The sources of the distillation mix, those above aside.
+        SampleRepo("teknium/OpenHermes-2.5", _one(hub_mix.write_openhermes)),
+        SampleRepo("HuggingFaceH4/ultrachat_200k", _one(hub_mix.write_ultrachat)),
+        SampleRepo("Open-Orca/OpenOrca", _one(hub_mix.write_open_orca)),
+        SampleRepo("bigcode/the-stack-v2", _one(hub_mix.write_stack_v2), gated=True),
+        SampleRepo("deepmind/code_contests", _one(hub_mix.write_code_contests)),
+        SampleRepo("EleutherAI/hendrycks_math", _one(hub_mix.write_math)),
+        SampleRepo("AI-MO/NuminaMath-CoT", _one(hub_mix.write_numina)),
+        SampleRepo("google-research-datasets/natural_questions", _one(hub_mix.write_natural_questions)),
+        SampleRepo("hotpotqa/hotpot_qa", _one(hub_mix.write_hotpot)),
+        # Read as the bucket of that name, at /_s3.
+        SampleRepo(ARCHIVE, _one(hub_mix.write_archive)),
         SampleRepo("EleutherAI/pythia-70m", _one(hub_tokenizer.write_tokenizer), repo_type="model"),
     )
 
@@ -91,7 +103,7 @@ def sample_repos(big_file_mb: int) -> tuple[SampleRepo, ...]:
 def content_key(big_file_mb: int) -> str:
     """Names the content: it changes with this package's writers, with Python and pyarrow."""
     digest = hashlib.sha256(f"{platform.python_version()} {pa.__version__} {big_file_mb}".encode())
-    for module in (__file__, hub_corpus.__file__, hub_repos.__file__, hub_tokenizer.__file__):
+    for module in (__file__, hub_corpus.__file__, hub_mix.__file__, hub_repos.__file__, hub_tokenizer.__file__):
         digest.update(Path(str(module)).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -285,6 +285,7 @@ def write_starcoder(folder: Path) -> None:
     ]  # fmt: skip
     for number, shard in enumerate(_split(rows, 0.5, 0.5)):
         _parquet(folder / "python" / f"train-{number:05}-of-00002.parquet", shard, schema)
+    _parquet(folder / "javascript" / "train-00000-of-00001.parquet", rows[:50], schema)
     write_readme(folder, {"license": "other", "extra_gated_prompt": "Terms of use"}, "StarCoder training data")
 
 

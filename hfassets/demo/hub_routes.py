@@ -11,9 +11,10 @@ _REPO_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "resolve", "x
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | xet | whoami | control | page.
+    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | xet | s3 | whoami | control | page.
 
-    `bucket` is the rate limit it counts against, "" for none. `path` is a path in the repo, or the control's name.
+    `bucket` is the rate limit it counts against, "" for none. `path` is a path in the repo, the control's name, or the
+    key of an object in the bucket `repo_id` (s3).
     """
 
     kind: str
@@ -32,6 +33,8 @@ def parse_route(raw_path: str) -> Route:
             return Route("whoami", "api")
         case ["api", plural, _, *_] if plural in API_TYPES:
             return _api_route(API_TYPES[plural], steps[2:])
+        case ["_s3", bucket, *rest]:
+            return Route("s3", "", repo_id=bucket, path="/".join(rest))
         case [control, *rest] if control.startswith("_"):
             return Route("control", "", path="/".join([control[1:], *rest]))
         case ["xet", *rest]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ARCHIVE = "softwareheritage/archive"
+"""The repo whose files are the objects of the bucket `softwareheritage`."""
+
 # What the Hub's default .gitattributes sends to LFS, as far as the sample repos have such files.
 LFS_SUFFIXES = (
     *(".7z", ".arrow", ".bin", ".bz2", ".gz", ".lz4", ".parquet", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"),

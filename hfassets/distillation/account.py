@@ -18,6 +18,7 @@ from hfassets.errors import IntegrityError
 DUPLICATE = "duplicate"
 DUPLICATE_IN_MIX = "duplicate_in_mix"
 OTHER_BATCH = "other_batch"
+LONG_PROMPT = "long_prompt"
 MOST_EXAMPLES = 3
 STEPS_PER_DOUBLING = 4
 

@@ -12,9 +12,9 @@ from hfassets.errors import DataError
 
 
 class PromptGauge:
-    """Tells prompts of fewer than `max_tokens` tokens from longer ones."""
+    """Tells prompts of fewer than `limit` tokens from longer ones."""
 
-    def __init__(self, curriculum: Curriculum) -> None:
+    def __init__(self, curriculum: Curriculum, limit: int) -> None:
         from tokenizers import Tokenizer
 
         try:
@@ -24,7 +24,7 @@ class PromptGauge:
             raise DataError(f"{curriculum.identity}: not a tokenizer.json that can be read: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._limit = curriculum.max_tokens
+        self._limit = limit
         self._bytes_tell = self._tokenizer.normalizer is None
 
     def short(self, prompts: Sequence[str]) -> list[bool]:

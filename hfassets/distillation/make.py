@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from hfassets.distillation.account import DUPLICATE, DUPLICATE_IN_MIX, OTHER_BATCH
+from hfassets.distillation.account import DUPLICATE, DUPLICATE_IN_MIX, LONG_PROMPT, OTHER_BATCH
 from hfassets.distillation.candidates import Candidate, Outcome, Refused, Selection
 from hfassets.distillation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from hfassets.distillation.contents import ContentStore
@@ -82,7 +82,11 @@ class _Making:
             digest,
             None if request.notes is None else load_mapper(request.notes),
         )
-        self.gauge = None if request.curriculum is None else PromptGauge(request.curriculum)
+        curriculum = request.curriculum
+        self.gauge = None if curriculum is None else PromptGauge(curriculum, curriculum.max_tokens)
+        self.most: PromptGauge | None = None
+        if curriculum is not None and curriculum.then is not None:
+            self.most = PromptGauge(curriculum, curriculum.then)
 
     def run(self) -> SourceFile:
         """Make what is missing and publish the whole."""
@@ -333,6 +337,12 @@ class _Growing:
         elif selection.filters.license_column is not None:
             rows = [selection.licensed(row) or row for row in rows]
         found = [row if isinstance(row, Refused) else selection.look_at(row) for row in rows]
+        if self.making.most is not None:
+            fits = self.making.most.short([one.prompt if isinstance(one, Candidate) else "" for one in found])
+            found = [
+                one if fit or not isinstance(one, Candidate) else Refused(LONG_PROMPT)
+                for one, fit in zip(found, fits, strict=True)
+            ]
         digests = [one.digest for one in found if isinstance(one, Candidate)]
         self.mine.look_up(digests)
         self.others.look_up(digests)

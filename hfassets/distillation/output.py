@@ -63,6 +63,20 @@ def find_source_file(request: SourceRequest) -> SourceFile | None:
     return source_file(request, manifest)
 
 
+def find_enough(request: SourceRequest) -> SourceFile | None:
+    """A file of the same rows that has as many as are asked for, or more, or all there are; else None."""
+    try:
+        manifest = read_manifest(request.manifest_path)
+    except IntegrityError:
+        return None
+    if manifest is None or manifest.stage != STAGE:
+        return None
+    end = Checkpoint.from_dict(manifest.details["end"])
+    enough = end.stream == request.stream and (end.rows >= request.quota or end.rows < end.quota)
+    there = all(_has_size(request.folder / file.path, file.size) for file in manifest.files)
+    return source_file(request, manifest) if enough and there else None
+
+
 def source_file(request: SourceRequest, manifest: Manifest) -> SourceFile:
     """What a manifest tells of a file."""
     end = Checkpoint.from_dict(manifest.details["end"])

