@@ -22,6 +22,13 @@ def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
     }
 
 
+def mixes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
+    """The same for the files of distillation mixes, one pattern a mix that says more; None when nobody asks."""
+    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    each = {f"{glob.escape(mix.name)}/*": dict(mix.slurm) for mix in catalog.distillation if mix.slurm}
+    return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}
+
+
 def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     """The same for C4 shard sets, one pattern an entry that says more; None when the catalog asks for nothing.
 

@@ -9,6 +9,8 @@ import dagster as dg
 from hfassets.defs.automation import automation_sensor
 from hfassets.defs.c4 import assets as c4
 from hfassets.defs.c4.partitions import GROUP as C4_GROUP
+from hfassets.defs.distillation import assets as distillation
+from hfassets.defs.distillation.partitions import GROUP as DISTILLATION_GROUP
 from hfassets.defs.hub import assets as hub
 from hfassets.defs.hub.partitions import GROUP
 from hfassets.defs.hub.sensors import full_sweep
@@ -26,12 +28,20 @@ def build_definitions(location: Location) -> dg.Definitions:
         # Checks with partitions of their own are a preview; only they have one status a partition.
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return dg.Definitions(
-            assets=[*hub.build_assets(location), *c4.build_assets(location), catalog_spec(location)],
+            assets=[
+                *hub.build_assets(location),
+                *c4.build_assets(location),
+                *distillation.build_assets(location),
+                catalog_spec(location),
+            ],
             asset_checks=[catalog_accepted_check(location)],
             schedules=[full_sweep(), housekeeping_schedule],
             sensors=[
-                *build_sensors(location, [*hub.verifiables(location), *c4.verifiables(location)]),
-                automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP)),
+                *build_sensors(
+                    location,
+                    [*hub.verifiables(location), *c4.verifiables(location), *distillation.verifiables(location)],
+                ),
+                automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP, DISTILLATION_GROUP)),
             ],
             # Parallelism belongs to the parts of a step, not to processes of steps.
             executor=dg.in_process_executor,

@@ -14,11 +14,13 @@ from hfassets.catalog import (
     Accepted,
     Catalog,
     DatasetPartition,
+    MixPartition,
     ShardSetPartition,
     VerifySettings,
     accept,
     catalog_path,
 )
+from hfassets.distillation.from_catalog import mix_run
 from hfassets.errors import DataError
 from hfassets.storage import StateDir
 
@@ -33,12 +35,15 @@ class Location:
     accepted: Accepted
     _by_key: Mapping[str, DatasetPartition] = field(init=False, repr=False, compare=False)
     _shard_sets: Mapping[str, ShardSetPartition] = field(init=False, repr=False, compare=False)
+    _mix_files: Mapping[str, MixPartition] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         datasets = {one.key: one for one in self.accepted.partitions if isinstance(one, DatasetPartition)}
         shard_sets = {one.key: one for one in self.accepted.partitions if isinstance(one, ShardSetPartition)}
         object.__setattr__(self, "_by_key", datasets)
+        mix_files = {one.key: one for one in self.accepted.partitions if isinstance(one, MixPartition)}
         object.__setattr__(self, "_shard_sets", shard_sets)
+        object.__setattr__(self, "_mix_files", mix_files)
 
     @property
     def catalog(self) -> Catalog:
@@ -100,6 +105,46 @@ class Location:
         if key not in self._shard_sets:
             raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
         return self._shard_sets[key]
+
+    @cached_property
+    def mix_files(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of the files of distillation mixes."""
+        return dg.StaticPartitionsDefinition(list(self._mix_files))
+
+    @cached_property
+    def mix_of(self) -> Mapping[str, str]:
+        """The mix of each of these files."""
+        return {key: one.mix.name for key, one in self._mix_files.items()}
+
+    @cached_property
+    def mixes(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of distillation mixes."""
+        return dg.StaticPartitionsDefinition(list(dict.fromkeys(self.mix_of.values())))
+
+    @cached_property
+    def mix_file_versions(self) -> Mapping[str, str]:
+        """What names each file as the catalog has it now."""
+        return {
+            key: mix_run(self.catalog, one.mix, one.commits, one.tokenizer_commit).declared(one.source)
+            for key, one in self._mix_files.items()
+            if not one.retired
+        }
+
+    def mix_file(self, key: str) -> MixPartition:
+        """What a key of such a file stands for; raises as `partition` does."""
+        self.accepted.require()
+        if key not in self._mix_files:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._mix_files[key]
+
+    def mix(self, name: str) -> MixPartition:
+        """Any file of a mix, which has the mix itself and what is pinned for it; raises as `partition` does."""
+        self.accepted.require()
+        of = [one for one in self._mix_files.values() if one.mix.name == name]
+        found = next((one for one in of if not one.retired), next(iter(of), None))
+        if found is None:
+            raise DataError(f"{name} is not in {self.path}; reload the code location to see what is")
+        return found
 
     @property
     def partitions_per_run(self) -> int:

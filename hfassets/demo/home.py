@@ -13,6 +13,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from hfassets.demo.hub_app import TOKEN
 from hfassets.storage import write_atomic
 
 
@@ -47,13 +48,15 @@ class DemoHome:
         _place(Path(__file__).parents[2] / "dagster.yaml", self.dagster / "dagster.yaml")
         os.environ.update(
             HF_ENDPOINT=endpoint,
+            # The sample Hub's own reader, who has access to the gated repos; the user's token is not for it.
+            HF_TOKEN=TOKEN,
             HF_HOME=str(self.root / "huggingface"),
             HF_HUB_DISABLE_TELEMETRY="1",
             HF_HUB_DISABLE_XET="1",
             DAGSTER_HOME=str(self.dagster),
             HFASSETS_CATALOG=str(self.catalog),
         )
-        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE"):
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE"):
             os.environ.pop(name, None)
 
     def synchronise(self) -> None:

@@ -29,6 +29,8 @@ from hfassets.storage import StateDir, read_manifest
 if TYPE_CHECKING:
     import dagster as dg
 
+    from hfassets.defs.location import Location
+
 # The runs' events are in Dagster; on the terminal they would bury the table.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _COMMIT = re.compile(r"([0-9a-f]{8})[0-9a-f]{32}")
@@ -65,6 +67,7 @@ def materialise_all(home: DemoHome) -> int:
 
     from hfassets.definitions import defs, location
     from hfassets.defs.c4.partitions import SHARDS
+    from hfassets.defs.distillation.partitions import FILE, SUMMARY
     from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
 
     started = time.monotonic()
@@ -104,6 +107,19 @@ def materialise_all(home: DemoHome) -> int:
                     raise_on_error=False,
                 )
                 failed |= _failure(key, result)
+            for asset, of in ((FILE, location.mix_files), (SUMMARY, location.mixes)):
+                for key in of.get_partition_keys():
+                    if _mix_has(instance, location, asset, key):
+                        continue
+                    note(f"materialising {key}", status)
+                    result = job.execute_in_process(
+                        instance=instance,
+                        asset_selection=[asset],
+                        partition_key=key,
+                        run_config=QUIET,
+                        raise_on_error=False,
+                    )
+                    failed |= _failure(key, result)
             note("taking the inventory of the cache", status)
             sweep = {**QUIET, "ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
             result = job.execute_in_process(
@@ -112,6 +128,8 @@ def materialise_all(home: DemoHome) -> int:
             failed |= _failure(INVENTORY.to_user_string(), result)
         rows = [row for asset in chain for row in _rows(home, instance, asset, location.keys)]
         rows += _rows(home, instance, SHARDS, tuple(location.shard_sets.get_partition_keys()))
+        rows += _rows(home, instance, FILE, tuple(location.mix_files.get_partition_keys()))
+        rows += _rows(home, instance, SUMMARY, tuple(location.mixes.get_partition_keys()))
         rows += _rows(home, instance, INVENTORY, [None])
     columns = ["asset", "partition", "rows>", "size>", "checks", "where"]
     console.print(
@@ -150,6 +168,26 @@ def _has(instance: dg.DagsterInstance, state: StateDir, asset: dg.AssetKey, stag
     return all(place.is_file() and place.stat().st_size == size for place, size in places)
 
 
+def _mix_has(instance: dg.DagsterInstance, location: Location, asset: dg.AssetKey, key: str) -> bool:
+    """Whether Dagster has a file of a mix, or its summary, as it is on disk."""
+    from hfassets.defs.distillation.partitions import FILE
+    from hfassets.distillation.from_catalog import mix_run
+    from hfassets.distillation.mix import find_one
+    from hfassets.distillation.summary import mix_fingerprint
+
+    latest = _latest(instance, asset, key)
+    if latest is None:
+        return False
+    files = [one for one in location.mix_files.get_partition_keys() if asset == FILE or location.mix_of[one] == key]
+    told = latest.metadata["fingerprint"].value
+    found = []
+    for one in [key] if asset == FILE else files:
+        part = location.mix_file(one)
+        there = find_one(mix_run(location.catalog, part.mix, part.commits, part.tokenizer_commit), part.source)
+        found.append("" if there is None else there.fingerprint)
+    return told == (found[0] if asset == FILE else mix_fingerprint(found))
+
+
 def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -> dg.AssetMaterialization | None:
     import dagster as dg
 
@@ -184,9 +222,10 @@ def _checks(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -
     import dagster as dg
 
     from hfassets.defs.c4 import checks as c4
+    from hfassets.defs.distillation import checks as distillation
     from hfassets.defs.hub import checks as hub
 
-    names = {**hub.CHECKS_OF, **c4.CHECKS_OF}[asset]
+    names = {**hub.CHECKS_OF, **c4.CHECKS_OF, **distillation.CHECKS_OF}[asset]
     passed = 0
     for name in names:
         history = instance.event_log_storage.get_asset_check_execution_history(

@@ -95,6 +95,29 @@ def make_one(run: MixRun, name: str, progress: ProgressCallback = silent) -> Sou
     return _make_file(run, _prepared(run, name, shared.rows[name], earlier, progress), progress)
 
 
+def find_one(run: MixRun, name: str) -> SourceFile | None:
+    """The file of one source, if it is there as the mix asks for it now; everything has to be pinned."""
+    rows = run.quotas().rows
+    names = list(rows)
+    earlier: list[tuple[Path, str]] = []
+    if run.mix.preprocessing.dedup_scope == "mix":
+        for one in names[: names.index(name)]:
+            before = _there(run, run.pinned(one, rows[one], earlier))
+            if before is None:
+                return None
+            earlier.append((before.path, before.fingerprint))
+    return _there(run, run.pinned(name, rows[name], earlier))
+
+
+def find_all(run: MixRun) -> dict[str, SourceFile]:
+    """The files of all enabled sources; raises DataError naming those that are missing or outdated."""
+    found = {name: find_one(run, name) for name in run.quotas().rows}
+    missing = [f"{run.mix.name}/{run.mix.datasets[name].category}/{name}" for name, one in found.items() if one is None]
+    if missing:
+        raise DataError(f"missing, or not as the catalog asks for now: {', '.join(missing)}; materialise them first")
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def _shared_out_again(
     run: MixRun, wanted: Mapping[str, int], made: Mapping[str, SourceFile], progress: ProgressCallback, workers: int
 ) -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hfassets.catalog.mixes import Mix, MixSource
+from hfassets.catalog.mixes import Mix, MixSource, PromptCurriculum
 from hfassets.distillation.candidates import Filters
 from hfassets.distillation.licences import licence_of
 from hfassets.distillation.quotas import Quotas, Share, quotas
@@ -24,6 +24,10 @@ from hfassets.storage.state import StateDir
 
 CHAT = "instruction_chat"
 TOKENIZER_FILE = "tokenizer.json"
+
+
+def _curriculum(wanted: PromptCurriculum, commit: str, path: Path) -> Curriculum:
+    return Curriculum(wanted.phase1_max_tokens, path, f"{wanted.tokenizer}@{commit}", wanted.phase2_max_tokens)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ class MixRun:
                 found.append(f"{name} ({licence.data}; commercial use: {licence.commercial})")
         return found
 
+    def with_force(self) -> MixRun:
+        """The same, making everything again."""
+        return replace(self, force=True)
+
     def client(self, source: MixSource | None, progress: ProgressCallback) -> HubClient:
         """A client with the token of a source."""
         options = hub_options(
@@ -101,6 +109,7 @@ class MixRun:
         if wanted is None or source.category != CHAT:
             return None
         repo = RepoCache(self.hub_cache, wanted.tokenizer, "model")
+        path: Path | None
         with self.client(None, progress) as client:
             commit = self.tokenizer_commit or client.resolve_commit(
                 wanted.tokenizer, wanted.tokenizer_revision, "model"
@@ -116,7 +125,25 @@ class MixRun:
                 path = cached_path(repo, commit, listing, file, memory)
         if path is None:
             raise DataError(f"{wanted.tokenizer}/{TOKENIZER_FILE} was fetched and is not there any more; run again")
-        return Curriculum(wanted.phase1_max_tokens, path, f"{wanted.tokenizer}@{commit}", wanted.phase2_max_tokens)
+        return _curriculum(wanted, commit, path)
+
+    def pinned(self, name: str, quota: int, earlier: Sequence[tuple[Path, str]] = ()) -> SourceRequest:
+        """The request of a file whose repo and tokenizer are pinned; it is good for looking, not for making."""
+        source, wanted = self.mix.datasets[name], self.mix.curriculum
+        curriculum = None
+        if wanted is not None and source.category == CHAT and self.tokenizer_commit is not None:
+            curriculum = _curriculum(wanted, self.tokenizer_commit, Path(TOKENIZER_FILE))
+        return self.request(name, quota, self.commits[name], curriculum, earlier)
+
+    def declared(self, name: str) -> str:
+        """What names a file as the mix declares it, whatever is on disk. Everything has to be pinned."""
+        rows = self.quotas().rows
+        names = list(rows)
+        earlier: list[tuple[Path, str]] = []
+        if self.mix.preprocessing.dedup_scope == "mix":
+            for one in names[: names.index(name)]:
+                earlier.append((Path(one), self.pinned(one, rows[one], earlier).fingerprint))
+        return self.pinned(name, rows[name], earlier).fingerprint
 
     def request(
         self,

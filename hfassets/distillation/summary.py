@@ -6,7 +6,8 @@ with a summary of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from hfassets.storage.atomic import write_atomic
 
 SUMMARY = "download_summary.json"
 _MEGABYTE = 1 << 20
+
+
+def mix_fingerprint(files: Sequence[str]) -> str:
+    """Names a mix by the fingerprints of its files, in order."""
+    return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def write_summary(output: Path, mix: Mix, shared: Quotas) -> tuple[Path, Mapping[str, Any]]:

@@ -132,6 +132,28 @@ def bar_chart(amounts: Mapping[str, float], *, title: str, unit: str, as_given: 
     return _png(figure)
 
 
+def asked_and_got(counts: Sequence[tuple[str, int, int]], *, title: str) -> bytes:
+    """PNG of one bar a name, filled as far as was got, in an outline as long as was asked for: (name, asked, got)."""
+    figure, axes = _canvas(0.55 + 0.27 * max(2, len(counts)))
+    if not counts:
+        _nothing(axes)
+    _describe(figure, title)
+    places = range(len(counts))
+    axes.barh(places, [got for _, _, got in counts], color=FILL, height=0.6)
+    outlines = axes.barh(
+        places, [asked for _, asked, _ in counts], fill=False, edgecolor=INK, linewidth=0.8, height=0.72
+    )
+    labels = [f"{got:,}" if got == asked else f"{got:,} of {asked:,}" for _, asked, got in counts]
+    axes.bar_label(outlines, labels, padding=4, fontsize=8, color=INK)
+    axes.set_yticks(places, [_label(name) for name, _, _ in counts])
+    axes.set_ylim(max(2, len(counts)) - 0.4, -0.6)
+    axes.margins(x=0.2)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return _png(figure)
+
+
 def throughput(samples: Sequence[tuple[float, float]], *, title: str, unit: str) -> bytes:
     """PNG of the rate over time, from (seconds since the start, amount done so far) in order of time."""
     rates = _rates(samples)
