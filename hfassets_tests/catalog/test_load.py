@@ -192,7 +192,10 @@ BAD = [
         "datasets:\n  - repo: a/b\n    slurm: {cups: 3}",
         ["catalog.yaml:3 datasets[0].slurm: cannot be asked of SLURM: cups is no field; did you mean cpus?"],
     ),
-    ("slurm:\n  hub_snapshot: {cpus: 1}", ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards or distillation_file"]),
+    (
+        "slurm:\n  hub_snapshot: {cpus: 1}",
+        ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards or distillation_file"],
+    ),
     (
         'datasets:\n  - repo: a/b\n    name: "x\\ny"',
         [
