@@ -69,4 +69,12 @@ datasets:
 #     cache_dir: ~/.cache/huggingface/hub          # another Hub cache for source files
 #     token_env: HF_TOKEN
 #     slurm: {time: "04:00:00"}                    # have shard sets made by SLURM jobs
+
+# distillation:                                    # chat, code, mathematics, questions: docs/distillation.md
+#   - name: student                                # laid over the built-in mix of twelve sources
+#     total_samples: 100000
+#     category_ratios: {instruction_chat: 0.35, code: 0.30, math_reasoning: 0.25, factual_qa: 0.10}
+#     datasets:
+#       openhermes: {enabled: false}
+#     on_shortfall: report                         # or fail, redistribute
 """

@@ -1,0 +1,182 @@
+"""One source of a mix end to end, from a loopback Hub: `hfassets.distillation` beside the plain `datasets` loop.
+
+    python benchmarks/bench_distill.py [--rows 200000] [--rounds 3]
+
+A source as ultrachat has it (Parquet, conversations), on a sample Hub that is a process of its own. In each round, each
+in a new process: ours (all filters, exact dedup, hashed, accounted, checkpointed), and the way of the older scripts
+(load_dataset(streaming=True), a function to text, MD5 in a set, json.dumps). The same rows come out of both. Aim: at least 5 times, resident memory flat from a tenth of the rows to all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hfassets.demo.hub_corpus import passages
+
+REPO = "HuggingFaceH4/ultrachat_200k"
+
+SERVE = """
+import sys, threading
+from pathlib import Path
+from hfassets.demo.hub_server import SampleHub
+root = Path(sys.argv[1])
+entry = "{config_name: default, data_files: [{split: train_sft, path: data/train_sft-*}]}"
+card = f"---\\nconfigs: [{entry}]\\n---\\n".encode()
+files = {f"data/{path.name}": path for path in sorted((root / "sources").iterdir())}
+with SampleHub(root / "hub", content=False) as hub:
+    hub.add_repo("HuggingFaceH4/ultrachat_200k", {"README.md": card, **files})
+    print(hub.url, flush=True)
+    threading.Event().wait()
+"""
+
+OURS = """
+import resource, sys, time
+from pathlib import Path
+import datasets  # which resolves configs: before the clock starts, as for the others
+import pyarrow.parquet
+from hfassets.distillation.candidates import Filters
+from hfassets.distillation.make import make_source_file
+from hfassets.distillation.request import SourceRequest
+from hfassets.hub.layout import RepoCache
+from hfassets.hub.options import hub_options
+from hfassets.hub.session import HubClient
+from hfassets.storage.state import StateDir
+folder, rows = Path(sys.argv[1]), int(sys.argv[2])
+began = time.perf_counter()
+with HubClient(hub_options()) as client:
+    made = make_source_file(client, SourceRequest(
+        mix="m", source="ultrachat", category="instruction_chat",
+        repo=RepoCache(folder / "hub", "HuggingFaceH4/ultrachat_200k"),
+        commit=client.resolve_commit("HuggingFaceH4/ultrachat_200k"), quota=rows, output=folder / "out",
+        state=StateDir(folder / "state"), mapper="ultrachat", split="train_sft",
+        filters=Filters(min_length=50, max_length=500_000, min_words=10, newlines=5),
+    ))
+seconds, memory = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(seconds, made.rows, made.size, memory, made.path)
+"""
+
+THEIRS = """
+import hashlib, json, re, sys, time
+from pathlib import Path
+import datasets
+folder, rows = Path(sys.argv[1]), int(sys.argv[2])
+folder.mkdir(parents=True)
+began = time.perf_counter()
+written = size = 0
+seen = set()
+path = folder / "ultrachat.jsonl"
+with path.open("w") as out:
+    for row in datasets.load_dataset("HuggingFaceH4/ultrachat_200k", split="train_sft", streaming=True):
+        text = "\\n".join(f"{turn['role']}: {turn['content']}" for turn in row["messages"])
+        text = re.sub("\\n{6,}", "\\n" * 5, text)
+        if len(text) < 50 or len(text) > 500_000 or len(text.split()) < 10:
+            continue
+        digest = hashlib.md5(text.encode()).hexdigest()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        size += out.write(json.dumps({
+            "text": text, "id": f"ultrachat_{written:08d}", "source": "ultrachat", "category": "instruction_chat",
+            "metadata": {"type": "conversation", "prompt_id": row["prompt_id"]},
+        }) + "\\n")
+        written += 1
+        if written == rows:
+            break
+print(time.perf_counter() - began, written, size, 0, path)
+"""
+
+
+def write_sources(folder: Path, rows: int) -> None:
+    """Conversations of about 5 kB, in Parquet files of 20,000 rows; some rows are copies."""
+    folder.mkdir(parents=True)
+    words = " ".join(text for _, text in passages()).split()
+    choose = random.Random(0)
+    for number in range(0, rows, 20_000):
+        table = []
+        for row in range(number, min(rows, number + 20_000)):
+            if row % 50 == 49:
+                table.append(table[-1])
+                continue
+            turns = []
+            for turn in range(2 * choose.randint(1, 4)):
+                start, count = choose.randrange(len(words) - 400), choose.randint(20, 250)
+                text = " ".join(words[start : start + count])
+                turns.append({"content": text, "role": "assistant" if turn % 2 else "user"})
+            named = hashlib.sha256(str(row).encode()).hexdigest()
+            table.append({"prompt": turns[0]["content"], "prompt_id": named, "messages": turns})
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(table), sink, row_group_size=1000)
+        (folder / f"train_sft-{number // 20_000:05}.parquet").write_bytes(sink.getvalue())
+
+
+def run(code: str, *words: object, **variables: str) -> tuple[float, int, int, int, Path]:
+    """Seconds, rows, bytes, peak resident bytes and output of one run in a new process."""
+    command = [sys.executable, "-c", code, *(str(word) for word in words)]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    seconds, rows, size, memory, path = done.stdout.split()
+    return float(seconds), int(rows), int(size), int(memory), Path(path)
+
+
+def texts(path: Path) -> str:
+    """SHA-256 over the texts of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as lines:
+        for line in lines:
+            digest.update(orjson.loads(line)["text"].encode())
+    return digest.hexdigest()
+
+
+def main() -> int:
+    """Run all, print the table; 1 when an aim is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-distill-")))
+        write_sources(root / "sources", options.rows)
+        server = subprocess.Popen([sys.executable, "-c", SERVE, str(root)], stdout=subprocess.PIPE, text=True)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        if server.stdout is None:
+            return 1
+        variables = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        ratios, equal = [], True
+        quota = options.rows * 9 // 10
+        for number in range(options.rounds):
+            work = root / f"round-{number}"
+            ours = run(OURS, work / "ours", quota, **variables)
+            theirs = run(
+                THEIRS, work / "theirs", quota, **variables, HF_HOME=str(work / "hf"),
+                HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+            )  # fmt: skip
+            equal = equal and texts(ours[4]) == texts(theirs[4])
+            ratios.append(theirs[0] / ours[0])
+            told = [f"{one[1] / one[0]:,.0f} rows/s, {one[2] / one[0] / 1e6:.0f} MB/s" for one in (ours, theirs)]
+            print(f"round {number + 1}: ours {told[0]}; datasets, json and MD5 {told[1]}")
+        few = run(OURS, root / "few", quota // 10, **variables)
+        many = run(OURS, root / "many", quota, **variables)
+    faster = statistics.median(ratios)
+    print(f"the same texts: {'yes' if equal else 'NO'}; {faster:.1f} times (aim: 5)")
+    print(f"peak memory: {few[3] / 1e6:.0f} MB for {few[1]:,} rows, {many[3] / 1e6:.0f} MB for {many[1]:,}")
+    return 0 if equal and faster >= 5 and many[3] - few[3] < 100e6 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
