@@ -4,7 +4,8 @@
 
 A source as ultrachat has it (Parquet, conversations), on a sample Hub that is a process of its own. In each round, each
 in a new process: ours (all filters, exact dedup, hashed, accounted, checkpointed), and the way of the older scripts
-(load_dataset(streaming=True), a function to text, MD5 in a set, json.dumps). The same rows come out of both. Aim: at least 5 times, resident memory flat from a tenth of the rows to all.
+(load_dataset(streaming=True), a function to text, MD5 in a set, json.dumps). The same rows come out of both. Aim: at
+least 5 times, resident memory flat from a tenth of the rows to all.
 """
 
 from __future__ import annotations
