@@ -24,7 +24,8 @@ class Checkpoint:
 
     `steps`: how many rows were asked for, each time the file was made longer. `stretches`: from where to where rows
     with long prompts were passed over and not come back to yet; no end = to the end of the source. `exhausted`: the
-    source has no more rows but these. `complete`: nothing is left to do but to publish.
+    source has no more rows but these. `complete`: nothing is left to do but to publish. `sources`: the files that were
+    read, and whether each was read whole and proven, or in part.
     """
 
     stream: str
@@ -37,6 +38,7 @@ class Checkpoint:
     stretches: tuple[tuple[Cursor, Cursor | None], ...] = ()
     exhausted: bool = False
     complete: bool = False
+    sources: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def quota(self) -> int:
@@ -67,6 +69,7 @@ class Checkpoint:
             "stretches": [[begin.to_json(), None if end is None else end.to_json()] for begin, end in self.stretches],
             "exhausted": self.exhausted,
             "complete": self.complete,
+            "sources": list(self.sources),
         }
 
     @classmethod
@@ -83,6 +86,7 @@ class Checkpoint:
                 "cursor": Cursor.from_json(document["cursor"]),
                 "account": Account.from_dict(document["account"]),
                 "stretches": stretches,
+                "sources": tuple(document["sources"]),
             }
         )
 

@@ -19,6 +19,8 @@ from hfassets.distillation.quotas import redistribute
 from hfassets.distillation.request import Curriculum, SourceRequest
 from hfassets.distillation.summary import write_summary
 from hfassets.errors import DataError, HfassetsError, PartialFailureError, UsageError
+from hfassets.hub.download import resolve_revision
+from hfassets.hub.layout import RepoCache
 from hfassets.parts import LocalPool, PartOutput, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.plan import MANIFEST_FILE
@@ -177,7 +179,7 @@ def _prepared(
     commit = run.commits.get(name)
     if commit is None:
         with run.client(source, progress) as client:
-            commit = client.resolve_commit(source.hf_path, source.revision)
+            commit = resolve_revision(client, RepoCache(run.hub_cache, source.hf_path), source.revision)
     return run.request(name, quota, commit, run.curriculum(source, progress), earlier)
 
 

@@ -154,6 +154,7 @@ def stats_of(request: SourceRequest, end: Checkpoint) -> dict[str, Any]:
         "commit": request.commit,
         "parts": [str(part) for part in request.parts],
         "split": request.split,
+        "sources": [dict(one) for one in end.sources],
         "mapper": request.mapper,
         "category": request.category,
     }

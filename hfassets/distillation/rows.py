@@ -22,11 +22,12 @@ from hfassets.hub.session import HubClient
 from hfassets.progress import ProgressCallback
 from hfassets.sources.cached import cached_path, fetch_sources
 from hfassets.sources.files import DamagedSourceError, LocalSource, RemoteSource, Source, find_sources, format_of
-from hfassets.sources.records import records
+from hfassets.sources.records import WHOLE_BELOW, records
 
 Place = tuple[int, int]
 """File of a part, and row in it."""
 _TURNS = 256
+WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,9 @@ class SourceRows:
         found = []
         for files, (last, row) in zip(self.files, end.places, strict=True):
             for index, file in enumerate(files[: last + (row > 0)]):
-                by_ranges = format_of(file.path) == "parquet" and file.path not in self._in_cache
-                whole = file.path in self._in_cache or (index < last and not by_ranges)
-                read = "whole" if whole else "in part, unverified"
+                small = file.size <= WHOLE_BELOW
+                to_its_end = index < last if format_of(file.path) != "parquet" else small
+                read = WHOLE if file.path in self._in_cache or to_its_end else "in part, unverified"
                 found.append({"path": file.path, "size": file.size, "hash": file.etag, "read": read})
         return found
 

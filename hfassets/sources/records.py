@@ -24,7 +24,7 @@ from hfassets.storage.ahead import reading_ahead
 
 _LINES = 512
 _PARQUET_ROWS = 1024
-_WHOLE_BELOW = 16 << 20
+WHOLE_BELOW = 16 << 20
 """Parquet files up to this many bytes are fetched whole, and so proven."""
 _WINDOW = 4 << 20
 _LONGEST_OBJECT = 256 << 20
@@ -80,7 +80,7 @@ def _parquet(source: Source, skip: int, columns: Sequence[str] | None, stack: Ex
         opened: Any
         if not isinstance(source, RemoteSource):
             opened = source.path
-        elif source.file.size <= _WHOLE_BELOW or source.spool.exists():
+        elif source.file.size <= WHOLE_BELOW or source.spool.exists():
             opened = source.fetch()
         else:
             opened = pa.PythonFile(stack.enter_context(RangeFile(source)), mode="r")

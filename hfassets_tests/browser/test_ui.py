@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -172,3 +173,22 @@ def test_a_shard_set_is_a_page_to_look_at(page: Page, service: Service) -> None:
     page.get_by_text("[Show Markdown]").nth(1).click()
     expect(page.get_by_role("dialog").get_by_role("row")).to_have_count(6)
     keep(page, "c4-first-rows")
+
+
+def test_a_file_of_a_mix_shows_what_became_of_its_rows(service: Service, page: Page) -> None:
+    """The page of a source's partition: rows, licence of the data, the lengths as a picture, the first rows."""
+    key = "student/math_reasoning/gsm8k"
+    assert service.outcome(service.launch(["distillation_file"], key)) == "SUCCESS"
+    page.set_viewport_size({"width": WIDTH, "height": 1200})
+    page.goto(f"/assets/distillation_file?view=partitions&partition={quote(key, safe='')}")
+    for shown in ("45", "mit; commercial use: yes", "openai/gsm8k"):
+        expect(page.get_by_role("cell", name=shown, exact=True).first).to_be_visible()
+    keep(page, "mix")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").locator("img")
+    expect(picture).to_be_visible()
+    wait_for("the picture", lambda: picture.evaluate("image => image.complete && image.naturalWidth") > 400)
+    page.keyboard.press("Escape")
+    page.get_by_text("[Show Markdown]").nth(2).click()
+    expect(page.get_by_role("dialog").get_by_role("row")).to_have_count(6)
+    keep(page, "mix-first-rows")

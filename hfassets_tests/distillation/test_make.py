@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from hfassets.demo.hub_faults import Fault
-from hfassets.distillation import make as module
+from hfassets.distillation import grow as module
 from hfassets.distillation.request import Curriculum, Part
 from hfassets.errors import DataError, HubError
 from hfassets.storage.manifest import read_manifest
@@ -228,7 +228,7 @@ import sys
 from pathlib import Path
 from hfassets_tests.distillation.conftest import Work
 from hfassets.demo.hub_server import SampleHub
-from hfassets.distillation import make as module
+from hfassets.distillation import grow as module
 import types
 module._CHECK_BYTES, module._CHECK_S = 20_000, 0.01
 hub = types.SimpleNamespace(url=sys.argv[1], commit=lambda repo: sys.argv[3])

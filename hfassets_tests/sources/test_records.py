@@ -134,7 +134,7 @@ def test_parquet_rows_from_any_row_on_are_the_tables(tmp_path: Path, skip: int) 
 
 def test_a_large_parquet_file_costs_only_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First rows of two columns: the server sends a small part of the file, and resuming skips row groups."""
-    monkeypatch.setattr(module, "_WHOLE_BELOW", 1)
+    monkeypatch.setattr(module, "WHOLE_BELOW", 1)
     table = nested(3000)
     with SampleHub(tmp_path / "hub", content=False) as hub:
         hub.add_repo("team/wide", {"x.parquet": parquet(table, 500)})
