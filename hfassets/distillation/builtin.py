@@ -36,6 +36,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "split": "train_sft",
         "license": "mit",
         "mapper": "ultrachat",
+        "columns": ["messages", "prompt_id"],
     },
     "open_orca": {
         "category": "instruction_chat",
@@ -43,6 +44,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "hf_path": "Open-Orca/OpenOrca",
         "license": "mit",
         "mapper": "open_orca",
+        "columns": ["id", "system_prompt", "question", "response"],
     },
     "the_stack_python": {
         **_STACK,
@@ -64,6 +66,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "subset_is": "folder",
         "license": "other",
         "mapper": "starcoder",
+        "columns": ["max_stars_repo_path", "max_stars_repo_name", "max_stars_count", "content"],
         "filters": _CODE,
     },
     "code_contests": {

@@ -93,10 +93,12 @@ class Selection:
     digest: Digest
     notes: Hook | None = None
     _fold: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
+    _run: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most = self.filters.newlines
         object.__setattr__(self, "_fold", None if most is None else re.compile("\n" * most + "(\n+)"))
+        object.__setattr__(self, "_run", "\n" * ((most or 0) + 1))
 
     def licensed(self, row: object) -> Refused | None:
         """Refused when the row's licences do not allow it; cheap, so it comes before anything is fetched for a row."""
@@ -124,7 +126,7 @@ class Selection:
         except _STUMBLES as error:
             return Refused(MALFORMED, f"{type(error).__name__}: {error}")
         length = len(text)
-        if self._fold is not None and not _is_verbatim(turns):
+        if self._fold is not None and self._run in text and not _is_verbatim(turns):
             text, span = self._folded(text, span)
             prompt, _ = self._folded(prompt, None)
         folded = len(text) < length
@@ -155,9 +157,10 @@ class Selection:
 
     def _folded(self, text: str, span: Span | None) -> tuple[str, Span | None]:
         """Long runs of newlines made shorter, and the span moved along."""
-        cuts = [match.span(1) for match in self._fold.finditer(text)] if self._fold is not None else []
-        if self._fold is None or not cuts:
+        # Most texts have no such run, and a search for it is faster than a pattern.
+        if self._fold is None or self._run not in text:
             return text, span
+        cuts = [match.span(1) for match in self._fold.finditer(text)]
         kept = self._fold.sub(lambda match: match[0][: match.end() - match.start() - len(match[1])], text)
         return kept, None if span is None else (_moved(span[0], cuts), _moved(span[1], cuts))
 

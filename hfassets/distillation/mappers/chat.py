@@ -28,10 +28,12 @@ def conversation(turns: list[Any], who: str, what: str) -> list[Turn]:
         if not isinstance(turn, dict):
             raise malformed("a turn is no object")
         said = turn.get(who)
-        role = _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+        role = _ROLES.get(said) or _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
         if role is None:
             raise malformed(f"a turn by {said!r}")
-        content = text_of(turn, what)
+        content = turn.get(what)
+        if not isinstance(content, str):
+            content = text_of(turn, what)
         # A system prompt that says nothing is none.
         if role != "system" or content.strip():
             found.append((role, content))
