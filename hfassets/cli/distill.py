@@ -129,7 +129,7 @@ def _with_total(mix: Mix, total: int | None) -> Mix:
 def _show(json_path: str | None, made: MixResult) -> None:
     rows: list[tuple[object, ...]] = []
     for one in made.files:
-        state = "was ready" if one.reused else "ok" if one.rows >= made.asked[one.source] else "short"
+        state = "short" if one.rows < made.asked[one.source] else "was ready" if one.reused else "ok"
         dropped = sum(one.account.refused.values())
         rows.append(
             (one.category, one.source, state, made.asked[one.source], one.rows, dropped, format_bytes(one.size))

@@ -68,8 +68,11 @@ def make_mix(
     wanted = {name: count for name, count in shared.rows.items() if not only or name in only}
     made, failures = _make_files(run, wanted, progress, workers or run.mix.workers)
     if run.mix.on_shortfall == "redistribute" and not failures and not only:
+        first = made
         wanted = _shared_out_again(run, wanted, made, progress, workers or run.mix.workers)
         made, failures = _make_files(run, wanted, progress, workers or run.mix.workers)
+        was_there = {name for name, one in made.items() if first[name].reused and one.rows == first[name].rows}
+        made = {name: replace(one, reused=one.reused and name in was_there) for name, one in made.items()}
     summary, document = write_summary(run.output, run.mix, shared)
     ordered = tuple(made[name] for name in wanted if name in made)
     return MixResult(ordered, tuple(failures.items()), shared.notices, wanted, summary, document)
@@ -125,9 +128,12 @@ def _shared_out_again(
 ) -> dict[str, int]:
     """What each source is asked for after those that ran short gave their deficit to the others."""
     asked, now, files = dict(wanted), dict(wanted), dict(made)
+    over: set[str] = set()
     while True:
-        short = {name: files[name].rows < now[name] for name in now}
-        new = redistribute(now, {name: files[name].rows for name in now}, short, run.shares)
+        # Who was short once has nothing to give in a later round either.
+        over |= {name for name in now if files[name].rows < now[name]}
+        got = {name: min(files[name].rows, now[name]) for name in now}
+        new = redistribute(now, got, {name: name in over for name in now}, run.shares)
         more = {name: count for name, count in new.items() if count > now[name]}
         if not more:
             return asked

@@ -83,3 +83,26 @@ def test_a_deficit_goes_by_allocation_to_those_who_have_more() -> None:
     assert second == {"a": 10, "b": 45, "c": 45, "d": 100}
     over = {"a": True, "b": True, "c": True, "d": False}
     assert redistribute(second, {"a": 10, "b": 45, "c": 33, "d": 100}, over, of) == second
+
+
+@given(
+    st.lists(st.tuples(st.fractions(0, 1), st.integers(0, 60)), min_size=1, max_size=6), st.integers(0, 200)
+)  # fmt: skip
+def test_sharing_out_ends_with_all_that_can_be_had(sources: list[tuple[Fraction, int]], total: int) -> None:
+    """Round after round as a mix does it: it ends, and nothing is left out that a source with a share could give."""
+    of = [Share(f"s{place}", "chat", part) for place, (part, _) in enumerate(sources)]
+    has = {f"s{place}": rows for place, (_, rows) in enumerate(sources)}
+    wanted = dict(quotas(total, {"chat": Fraction(1)}, of).rows)
+    over: set[str] = set()
+    for _ in range(len(of) + 1):
+        got = {name: min(has[name], count) for name, count in wanted.items()}
+        over |= {name for name in wanted if got[name] < wanted[name]}
+        new = redistribute(wanted, got, {name: name in over for name in wanted}, of)
+        if not any(new[name] > wanted[name] for name in wanted):
+            break
+        wanted = new
+    else:
+        raise AssertionError("more rounds than sources")
+    given_out = sum(min(has[name], count) for name, count in wanted.items())
+    open_ones = sum(has[one.source] for one in of if one.allocation > 0)
+    assert given_out == (min(total, open_ones) if any(one.allocation for one in of) else 0)
