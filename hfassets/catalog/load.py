@@ -22,7 +22,7 @@ from hfassets.catalog.document import Document, Keys, Problem
 from hfassets.catalog.fields import Model
 from hfassets.catalog.mixes import DEFAULT_NAME, Mix
 from hfassets.catalog.models import Catalog, Storage
-from hfassets.errors import CatalogError
+from hfassets.errors import CatalogError, HfassetsError
 
 DEFAULT_FILE = "catalog.yaml"
 
@@ -144,7 +144,8 @@ def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, s
         problems.extend(problem for problem in found if problem and problem.keys not in reported)
     problems.extend(_duplicate_names(document))
     if catalog is not None:
-        problems.extend(Problem(document.line(keys), keys, text) for keys, text in _shared_outputs(catalog))
+        wrong = (*_shared_outputs(catalog), *_unusable_mixes(catalog))
+        problems.extend(Problem(document.line(keys), keys, text) for keys, text in wrong)
     if problems or catalog is None:
         ordered = sorted(problems, key=lambda problem: problem.line)
         raise CatalogError([format_problem(path, problem) for problem in ordered])
@@ -248,6 +249,27 @@ def _shared_outputs(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
                 f"writes {stem} to {output[0]}, as {first[output]!r} does; give it a destination of its own",
             )
         first.setdefault(output, one.name)
+
+
+def _unusable_mixes(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
+    """Mixes that no run could make: shares, licences, filters or mappers that do not work out."""
+    if not catalog.distillation:
+        return
+    from hfassets.distillation.from_catalog import mix_run
+
+    for index, mix in enumerate(catalog.distillation):
+        run = mix_run(catalog, mix, {}, None)
+        try:
+            names = list(run.quotas().rows)
+        except HfassetsError as error:
+            yield ("distillation", index), str(error)
+            continue
+        for name in names:
+            try:
+                # Its identity takes all of the request, the mapper's source included.
+                run.request(name, 1, "", None).stream  # noqa: B018
+            except HfassetsError as error:
+                yield ("distillation", index, "datasets", name), str(error)
 
 
 def _translate(document: Document, error: Any, root: type[Model] = Catalog) -> Problem | None:

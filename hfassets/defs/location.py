@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from hfassets.catalog import (
     catalog_path,
 )
 from hfassets.distillation.from_catalog import mix_run
-from hfassets.errors import DataError
+from hfassets.errors import DataError, HfassetsError
 from hfassets.storage import StateDir
 
 DAY = 86_400.0
@@ -124,11 +125,14 @@ class Location:
     @cached_property
     def mix_file_versions(self) -> Mapping[str, str]:
         """What names each file as the catalog has it now."""
-        return {
-            key: mix_run(self.catalog, one.mix, one.commits, one.tokenizer_commit).declared(one.source)
-            for key, one in self._mix_files.items()
-            if not one.retired
-        }
+        found: dict[str, str] = {}
+        for key, one in self._mix_files.items():
+            # A mapper of the user's own may be gone since: then its files wait, and the location loads all the same.
+            with suppress(HfassetsError):
+                if not one.retired:
+                    run = mix_run(self.catalog, one.mix, one.commits, one.tokenizer_commit)
+                    found[key] = run.declared(one.source)
+        return found
 
     def mix_file(self, key: str) -> MixPartition:
         """What a key of such a file stands for; raises as `partition` does."""

@@ -140,11 +140,12 @@ def asked_and_got(counts: Sequence[tuple[str, int, int]], *, title: str) -> byte
     _describe(figure, title)
     places = range(len(counts))
     axes.barh(places, [got for _, _, got in counts], color=FILL, height=0.6)
-    outlines = axes.barh(
-        places, [asked for _, asked, _ in counts], fill=False, edgecolor=INK, linewidth=0.8, height=0.72
-    )
+    wanted = [asked for _, asked, _ in counts]
+    axes.barh(places, wanted, fill=False, edgecolor=INK, linewidth=0.8, height=0.72)
+    # A source may have given more, for one that ran short: its label stands behind the longer of the two.
+    ends = axes.barh(places, [max(asked, got) for _, asked, got in counts], alpha=0)
     labels = [f"{got:,}" if got == asked else f"{got:,} of {asked:,}" for _, asked, got in counts]
-    axes.bar_label(outlines, labels, padding=4, fontsize=8, color=INK)
+    axes.bar_label(ends, labels, padding=4, fontsize=8, color=INK)
     axes.set_yticks(places, [_label(name) for name, _, _ in counts])
     axes.set_ylim(max(2, len(counts)) - 0.4, -0.6)
     axes.margins(x=0.2)

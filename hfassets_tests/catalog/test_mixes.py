@@ -206,3 +206,28 @@ def test_a_filter_that_fits_no_row_is_an_error() -> None:
     with pytest.raises(DataError, match=r"gsm8k: its rows name no licence, and that of the data \(mit\)"):
         run(text).request("gsm8k", 1, "0" * 40, None)
     assert run(text.replace("apache-2.0", "MIT")).request("gsm8k", 1, "0" * 40, None).filters.licenses is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            "{strict: true, category_ratios: {code: 0.9}}",
+            "distillation[0]: mix distillation is strict: category_ratios",
+        ),
+        ("{license_policy: commercial}", "openhermes (not stated; commercial use: not stated)"),
+        ("{datasets: {gsm8k: {mapper: 'nowhere.at_all:f'}}}", "datasets.gsm8k: mapper 'nowhere.at_all:f': No module"),
+        (
+            "{datasets: {gsm8k: {filters: {allowed_licenses: [isc]}}}}",
+            "datasets.gsm8k: gsm8k: its rows name no licence",
+        ),
+    ],
+)
+def test_a_mix_that_no_run_could_make_is_a_mistake_of_the_catalog(tmp_path: Path, entry: str, said: str) -> None:
+    """Found when the catalog is checked, so that a code location never meets it."""
+    path = tmp_path / "catalog.yaml"
+    path.write_text(f"distillation:\n- {entry}\n")
+    with pytest.raises(CatalogError) as wrong:
+        load_catalog(path)
+    assert said in str(wrong.value)
+    assert "catalog.yaml:2 distillation[0]" in str(wrong.value)

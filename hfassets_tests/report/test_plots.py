@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hfassets.report.plots import MAX_BYTES, bar_chart, histogram, markdown_image, throughput
+from hfassets.report.plots import MAX_BYTES, asked_and_got, bar_chart, histogram, markdown_image, throughput
 
 pytestmark = pytest.mark.unit
 
@@ -69,3 +69,10 @@ def test_importing_reports_does_not_import_matplotlib() -> None:
     """Definitions and every command load `report`; the price is paid when something is drawn."""
     code = "import sys, hfassets.report.plots, hfassets.report.tables; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_asked_and_got_is_a_picture_that_fits() -> None:
+    """Short ones, full ones, ones that gave more, and nothing at all."""
+    for counts in ([("a", 10, 3), ("b", 10, 10), ("c$", 10, 25)], []):
+        assert asked_and_got(counts, title="mix").startswith(b"\x89PNG")
+    assert len(asked_and_got([(f"s{n}", n * 1000, n * 900) for n in range(40)], title="mix")) <= MAX_BYTES
