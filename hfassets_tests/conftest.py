@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from hfassets.demo.hub_server import SampleHub
 from hfassets_tests.service import service
@@ -25,6 +26,10 @@ LEAKING = (
     *("HF_HOME", "HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"),
     *("HF_HUB_DISABLE_XET", "HF_HUB_ENABLE_HF_TRANSFER", "HFASSETS_CATALOG", "DAGSTER_HOME"),
 )
+
+# A busy machine is no failure of what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:
