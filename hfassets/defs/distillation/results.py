@@ -55,7 +55,7 @@ def of_file(made: SourceFile, proof: Proof, licence: Licence, records: Sequence[
         "licence of the data": f"{licence.data}; commercial use: {licence.commercial}",
         "licence evidence": licence.evidence,
         "sha256": made.sha256,
-        "seconds": made.seconds,
+        "seconds": round(made.seconds, 3),
         "fingerprint": made.fingerprint,
     }
     return Outcome(made.fingerprint, metadata, of_checks(made, proof))
