@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -54,9 +54,8 @@ class Filters:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row that may be written: its text and metadata as JSON, the digest and the characters of the text.
+class Candidate(NamedTuple):
+    """A row that may be written: its text and metadata as JSON, the digest of that text, and its characters.
 
     `prompt`: everything before the last assistant turn; "" for text that is no dialogue. `folded`: runs of newlines
     were made shorter.
@@ -86,12 +85,16 @@ Hook = Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Selection:
-    """How rows of one source become candidates. `notes`: a hook that fills the metadata's field `notes`."""
+    """How rows of one source become candidates. `notes`: a hook that fills the metadata's field `notes`.
+
+    `prompts`: whether anybody asks for the prompt of a candidate; else it stays empty.
+    """
 
     mapper: Mapper
     filters: Filters
     digest: Digest
     notes: Hook | None = None
+    prompts: bool = True
     _fold: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
     _run: str = field(init=False, repr=False, compare=False)
 
@@ -120,7 +123,7 @@ class Selection:
         try:
             mapped = self.mapper(row)
             turns = mapped.turns if _is_verbatim(mapped.turns) else _dialogue(mapped.turns)
-            text, prompt, span = _joined(turns, mapped)
+            text, span = _joined(turns, mapped)
         except RowRefusedError as refused:
             return Refused(refused.reason, str(refused))
         except _STUMBLES as error:
@@ -128,16 +131,15 @@ class Selection:
         length = len(text)
         if self._fold is not None and self._run in text and not _is_verbatim(turns):
             text, span = self._folded(text, span)
-            prompt, _ = self._folded(prompt, None)
         folded = len(text) < length
         limits = self.filters
         if len(text) < limits.min_length:
             return Refused(TOO_SHORT, f"{len(text):,} characters")
         if limits.max_length is not None and len(text) > limits.max_length:
             return Refused(TOO_LONG, f"{len(text):,} characters")
-        # No more words are cut off than are needed to know.
-        if limits.min_words and len(text.split(None, limits.min_words)) < limits.min_words:
+        if limits.min_words and not _has_words(text, limits.min_words):
             return Refused(FEW_WORDS, f"{len(text.split()):,} words")
+        prompt = self._folded(_prompt(turns), None)[0] if self.prompts else ""
         return self._candidate(text, prompt, span, mapped, folded)
 
     def _candidate(self, text: str, prompt: str, span: Span | None, mapped: Mapped, folded: bool) -> Outcome:
@@ -147,13 +149,11 @@ class Selection:
         if self.notes is not None:
             metadata["notes"] = self.notes({"text": text, "metadata": metadata})
         try:
-            encoded = text.encode()
-            written = orjson.dumps(text), orjson.dumps(metadata)
-            return Candidate(*written, self.digest(encoded), len(text), prompt, folded)
-        except UnicodeEncodeError:
-            return Refused(MALFORMED, "half a surrogate pair: the text is not Unicode")
+            written = orjson.dumps(text)
+            # Equal texts have equal JSON, so its digest will do, and a line that was written has it at hand.
+            return Candidate(written, orjson.dumps(metadata), self.digest(written), len(text), prompt, folded)
         except orjson.JSONEncodeError as error:
-            return Refused(MALFORMED, f"the metadata is not fit for JSON: {error}")
+            return Refused(MALFORMED, f"not fit for JSON: {error}")
 
     def _folded(self, text: str, span: Span | None) -> tuple[str, Span | None]:
         """Long runs of newlines made shorter, and the span moved along."""
@@ -193,16 +193,27 @@ def _dialogue(turns: Sequence[Turn]) -> Sequence[Turn]:
     return turns[: last + 1]
 
 
-def _joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, str, Span | None]:
-    """Text, prompt, and the rationale's span in the text."""
+def _has_words(text: str, count: int) -> bool:
+    """Whether a text has so many words; mostly its beginning tells, and the rest need not be copied."""
+    return len(text[: 32 * count].split(None, count)) >= count or len(text.split(None, count)) >= count
+
+
+def _prompt(turns: Sequence[Turn]) -> str:
+    """Everything before the last answer."""
+    return "\n".join([f"{who}: {said}" for who, said in turns[:-1]])
+
+
+def _joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, Span | None]:
+    """The text, and the rationale's span in it."""
     role, content = turns[-1]
     if role == VERBATIM:
         if not content.strip():
             raise RowRefusedError(EMPTY, "an empty text")
-        return content, "", mapped.rationale
-    prompt = "\n".join([f"{who}: {said}" for who, said in turns[:-1]])
-    head = f"{prompt}\n{role}: "
+        return content, mapped.rationale
+    text = "\n".join([f"{who}: {said}" for who, said in turns])
     span = mapped.rationale
-    # A span belongs to the mapper's last turn; when that was cut off, there is none.
-    moved = None if span is None or len(turns) < len(mapped.turns) else (span[0] + len(head), span[1] + len(head))
-    return head + content, prompt, moved
+    if span is None or len(turns) < len(mapped.turns):
+        # A span belongs to the mapper's last turn; when that was cut off, there is none.
+        return text, None
+    head = len(text) - len(content)
+    return text, (span[0] + head, span[1] + head)

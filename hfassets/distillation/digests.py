@@ -30,7 +30,7 @@ Digest = Callable[[bytes], bytes]
 
 
 def digest_of(method: Method) -> Digest:
-    """Text in UTF-8 to 16 bytes."""
+    """Bytes to 16 bytes."""
     if method == "md5_hash":
         return lambda data: hashlib.md5(data, usedforsecurity=False).digest()
     return xxhash.xxh3_128_digest

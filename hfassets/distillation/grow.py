@@ -35,6 +35,7 @@ from hfassets.storage.behind import WriteBehind
 _CHECK_BYTES = 32 << 20
 _CHECK_S = 15.0
 _FETCHED_AT_ONCE = 256
+_TEXT_BEGINS = len(b'{"text":')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Growing:
         self.state = begin
         self.safe = safe
         self.account = copy.deepcopy(begin.account)
+        self.count = begin.rows
+        self.name = self.request.source.encode()
         self.file_now: tuple[int, int] | None = None
         self.told = 0.0
         self.head = b'","source":%b,"category":%b,"metadata":' % (
@@ -125,6 +128,7 @@ class Growing:
             )
             self.state = Checkpoint(self.request.stream, self.state.steps[-1:], Cursor.start(len(self.request.parts)))
             self.account = copy.deepcopy(self.state.account)
+            self.count = 0
             self.safe = None
             self.mine.clear()
             self._restore()
@@ -136,10 +140,9 @@ class Growing:
             yield line
 
     def _digest(self, line: bytes) -> bytes:
-        try:
-            return self.tools.selection.digest(orjson.loads(line)["text"].encode())
-        except (orjson.JSONDecodeError, KeyError):
-            return b"\0" * 16
+        """Of the text of a line as it was written: quotes within it are escaped, so the first bare one ends it."""
+        end = line.find(b'","id":"', _TEXT_BEGINS)
+        return self.tools.selection.digest(line[_TEXT_BEGINS : end + 1])
 
     def _read_on(self) -> None:
         """The source, from where it was left to its end or until there are enough rows."""
@@ -148,7 +151,7 @@ class Growing:
                 self._mark_file(block)
                 for start, stop in self._portions(block):
                     self._take_from(block, start, stop)
-                    if self.state.rows == self.state.quota:
+                    if self.count == self.state.quota:
                         return
         self.state = replace(self.state, exhausted=True)
         self._end_stretch(None)
@@ -157,26 +160,28 @@ class Growing:
         outcomes = self._outcomes(block, start, stop)
         short = self._short(outcomes) if self._choosing else []
         lines: list[bytes] = []
-        behind = self.state.cursor
+        last = -1
         for place, outcome in enumerate(outcomes):
-            if self.state.rows == self.state.quota:
+            if self.count == self.state.quota:
                 break
             if outcome is not None:
                 self.account.read += 1
                 choosing = self._choosing
                 if choosing:
-                    self._begin_stretch(behind)
+                    self._begin_stretch(self._behind(block, start, last))
                 if choosing and isinstance(outcome, Candidate) and not short[place]:
                     self.account.passed_over += 1
                 else:
                     self._take(outcome, block, start + place, lines)
-                behind = block.cursor(start + place)
                 if choosing and not self._choosing:
-                    self._end_stretch(behind)
-            else:
-                behind = block.cursor(start + place)
-        self.state = replace(self.state, cursor=behind)
+                    self._end_stretch(block.cursor(start + place))
+            last = place
+        self.state = replace(self.state, cursor=self._behind(block, start, last))
         self._write(lines)
+
+    def _behind(self, block: Block, start: int, place: int) -> Cursor:
+        """The cursor behind a row of a portion; before its first one, where the portion began."""
+        return self.state.cursor if place < 0 else block.cursor(start + place)
 
     def _come_back(self) -> None:
         """The rows that were passed over, in their order."""
@@ -201,7 +206,7 @@ class Growing:
             behind = block.cursor(start + place)
             over = end is not None and behind == end
             self.state = replace(self.state, stretches=rest if over else ((behind, end), *rest))
-            if over or self.state.rows == self.state.quota:
+            if over or self.count == self.state.quota:
                 self._write(lines)
                 return True
         self._write(lines)
@@ -210,7 +215,7 @@ class Growing:
     @property
     def _choosing(self) -> bool:
         """Whether only short prompts are taken now."""
-        return self.tools.gauge is not None and self.state.rows < self.state.short_until
+        return self.tools.gauge is not None and self.count < self.state.short_until
 
     def _begin_stretch(self, cursor: Cursor) -> None:
         stretches = self.state.stretches
@@ -279,10 +284,10 @@ class Growing:
         if isinstance(outcome, Candidate):
             refused = self._again(outcome)
             if refused is None:
-                number = b"%b_%08d" % (self.request.source.encode(), self.state.rows)
-                lines.append(b'{"text":' + outcome.text + b',"id":"' + number + self.head + outcome.metadata + b"}\n")
+                number = b"%b_%08d" % (self.name, self.count)
+                lines += (b'{"text":', outcome.text, b',"id":"', number, self.head, outcome.metadata, b"}\n")
                 self.account.write(outcome.characters, folded=outcome.folded)
-                self.state = replace(self.state, rows=self.state.rows + 1)
+                self.count += 1
                 return
             outcome = refused
         self.account.refuse(outcome, self.rows.where(block.origin(place)))
@@ -303,7 +308,7 @@ class Growing:
         while view:
             view = view[self.file.write(view) :]
         self.hash.update(data)
-        self.state = replace(self.state, size=self.state.size + len(data))
+        self.state = replace(self.state, size=self.state.size + len(data), rows=self.count)
         self.behind.grown(self.state.size)
         now = time.monotonic()
         if now - self.told > 0.2:

@@ -65,7 +65,7 @@ class _Making:
             most = None if curriculum.then is None else PromptGauge(curriculum, curriculum.then)
         notes = None if request.notes is None else load_mapper(request.notes)
         digest = digest_of(request.dedup or "xxh3_128")
-        selection = Selection(load_mapper(request.mapper), request.filters, digest, notes)
+        selection = Selection(load_mapper(request.mapper), request.filters, digest, notes, gauge is not None)
         self.tools = Tools(client, request, progress, selection, gauge, most)
 
     def run(self) -> SourceFile:
