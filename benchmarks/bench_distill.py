@@ -64,7 +64,7 @@ with HubClient(hub_options()) as client:
         repo=RepoCache(folder / "hub", "HuggingFaceH4/ultrachat_200k"),
         commit=client.resolve_commit("HuggingFaceH4/ultrachat_200k"), quota=rows, output=folder / "out",
         state=StateDir(folder / "state"), mapper="ultrachat", split="train_sft", columns=("messages", "prompt_id"),
-        filters=Filters(min_length=50, max_length=500_000, min_words=10, newlines=5),
+        filters=Filters(min_length=50, max_length=500_000, min_words=10, newlines=5), processes=2,
     ))
 seconds, memory = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(seconds, made.rows, made.size, memory, made.path)

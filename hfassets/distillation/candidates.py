@@ -15,7 +15,7 @@ import orjson
 
 from hfassets.distillation.digests import Digest
 from hfassets.distillation.mapping import VERBATIM, Mapped, Mapper, RowRefusedError, Span, Turn
-from hfassets.sources.records import BadRow
+from hfassets.sources.packed import BadRow
 
 EMPTY = "empty"
 MALFORMED = "malformed"
@@ -183,14 +183,17 @@ def _is_verbatim(turns: Sequence[Turn]) -> bool:
 
 def _dialogue(turns: Sequence[Turn]) -> Sequence[Turn]:
     """The turns up to the last answer."""
-    last = next((place for place in range(len(turns) - 1, -1, -1) if turns[place][0] == "assistant"), None)
-    if last is None:
+    last = len(turns) - 1
+    while last >= 0 and turns[last][0] != "assistant":
+        last -= 1
+    if last < 0:
         raise RowRefusedError(MALFORMED, "no turn of the assistant")
     if not turns[last][1].strip():
         raise RowRefusedError(EMPTY, "an empty answer")
-    if not any(content.strip() for role, content in turns[:last] if role != "system"):
-        raise RowRefusedError(EMPTY, "nothing is asked")
-    return turns[: last + 1]
+    for role, content in turns[:last]:
+        if role != "system" and content.strip():
+            return turns[: last + 1]
+    raise RowRefusedError(EMPTY, "nothing is asked")
 
 
 def _has_words(text: str, count: int) -> bool:
@@ -210,7 +213,8 @@ def _joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, Span | None]:
         if not content.strip():
             raise RowRefusedError(EMPTY, "an empty text")
         return content, mapped.rationale
-    text = "\n".join([f"{who}: {said}" for who, said in turns])
+    # One copy of what was said, not one a turn and another of all.
+    text = "".join([piece for who, said in turns for piece in ("\n", who, ": ", said)][1:])
     span = mapped.rationale
     if span is None or len(turns) < len(mapped.turns):
         # A span belongs to the mapper's last turn; when that was cut off, there is none.

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +19,20 @@ from typing import Any
 import orjson
 
 from hfassets.distillation.account import DUPLICATE, DUPLICATE_IN_MIX, LONG_PROMPT, OTHER_BATCH
-from hfassets.distillation.candidates import Candidate, Outcome, Refused, Selection
+from hfassets.distillation.candidates import Candidate, Outcome, Refused
 from hfassets.distillation.checkpoint import Checkpoint, write_checkpoint
 from hfassets.distillation.contents import ContentStore
 from hfassets.distillation.curriculum import PromptGauge
 from hfassets.distillation.digests import DigestSet
+from hfassets.distillation.looking import WORTH_IT, LookingProcesses, Outcomes, Recipe, look_at_all, prompts_of
 from hfassets.distillation.mapping import RowRefusedError
 from hfassets.distillation.request import SourceRequest
 from hfassets.distillation.rows import WHOLE, Block, Cursor, SourceRows
 from hfassets.errors import DataError
 from hfassets.hub.session import HubClient
 from hfassets.progress import Note, Progress, ProgressCallback
+from hfassets.sources.packed import PackedGroup, PackedLines
+from hfassets.storage.ahead import reading_ahead
 from hfassets.storage.behind import WriteBehind
 
 _CHECK_BYTES = 32 << 20
@@ -45,7 +48,7 @@ class Tools:
     client: HubClient
     request: SourceRequest
     progress: ProgressCallback
-    selection: Selection
+    recipe: Recipe
     gauge: PromptGauge | None
     most: PromptGauge | None
 
@@ -61,6 +64,7 @@ class Growing:
     def __init__(self, tools: Tools, rows: SourceRows, begin: Checkpoint, safe: Checkpoint | None) -> None:
         self.tools = tools
         self.request = tools.request
+        self.selection = tools.recipe.selection()
         self.rows = rows
         self.state = begin
         self.safe = safe
@@ -92,6 +96,9 @@ class Growing:
                     self.others.add_all(map(self._digest, lines))
             self.behind = WriteBehind(self.file.fileno())
             self.checked = (self.state.size, time.monotonic())
+            self.processes: LookingProcesses | None = None
+            if self._many_hands:
+                self.processes = stack.enter_context(LookingProcesses(self.tools.recipe, request.processes))
             self._exits = stack.pop_all()
         return self
 
@@ -142,22 +149,37 @@ class Growing:
     def _digest(self, line: bytes) -> bytes:
         """Of the text of a line as it was written: quotes within it are escaped, so the first bare one ends it."""
         end = line.find(b'","id":"', _TEXT_BEGINS)
-        return self.tools.selection.digest(line[_TEXT_BEGINS : end + 1])
+        return self.selection.digest(line[_TEXT_BEGINS : end + 1])
 
     def _read_on(self) -> None:
         """The source, from where it was left to its end or until there are enough rows."""
-        with closing(self.rows.blocks(self.state.cursor)) as blocks:
-            for block in blocks:
+        with closing(self._looked_at(self.state.cursor)) as blocks:
+            for block, outcomes in blocks:
                 self._mark_file(block)
                 for start, stop in self._portions(block):
-                    self._take_from(block, start, stop)
+                    self._take_from(block, start, outcomes or self._look_at(block, start, stop))
                     if self.count == self.state.quota:
                         return
         self.state = replace(self.state, exhausted=True)
         self._end_stretch(None)
 
-    def _take_from(self, block: Block, start: int, stop: int) -> None:
-        outcomes = self._outcomes(block, start, stop)
+    @property
+    def _many_hands(self) -> bool:
+        """Whether other processes look at the rows: for many rows of one part that are all there to be seen."""
+        missing = self.request.quota - self.state.rows
+        return self.request.processes > 1 and missing >= WORTH_IT and len(self.request.parts) == 1 and not self.store
+
+    def _looked_at(self, begin: Cursor) -> Generator[tuple[Block, Outcomes | None], None, None]:
+        """Blocks from a cursor on, with their outcomes where other processes looked at them."""
+        with closing(self.rows.blocks(begin, packed=self.processes is not None)) as blocks:
+            if self.processes is None:
+                yield from ((block, None) for block in blocks)
+            else:
+                with reading_ahead(blocks, 2) as ahead, closing(self.processes.over(ahead, self.rows)) as found:
+                    yield from found
+
+    def _take_from(self, block: Block, start: int, found: Outcomes) -> None:
+        outcomes = self._known(found)
         short = self._short(outcomes) if self._choosing else []
         lines: list[bytes] = []
         last = -1
@@ -186,16 +208,16 @@ class Growing:
     def _come_back(self) -> None:
         """The rows that were passed over, in their order."""
         begin, end = self.state.stretches[0]
-        with closing(self.rows.blocks(begin)) as blocks:
-            for block in blocks:
+        with closing(self._looked_at(begin)) as blocks:
+            for block, outcomes in blocks:
                 for start, stop in self._portions(block):
-                    if self._take_passed_over(block, start, stop, end):
+                    if self._take_passed_over(block, start, outcomes or self._look_at(block, start, stop), end):
                         return
         self.state = replace(self.state, stretches=self.state.stretches[1:])
 
-    def _take_passed_over(self, block: Block, start: int, stop: int, end: Cursor | None) -> bool:
+    def _take_passed_over(self, block: Block, start: int, found: Outcomes, end: Cursor | None) -> bool:
         """True when the stretch is at its end, or there are enough rows."""
-        outcomes = self._outcomes(block, start, stop)
+        outcomes = self._known(found)
         short = self._short(outcomes)
         lines: list[bytes] = []
         rest = self.state.stretches[1:]
@@ -234,16 +256,14 @@ class Growing:
             size = min(_FETCHED_AT_ONCE, max(16, 2 * (self.state.quota - self.state.rows)))
         return [(start, min(start + size, len(block.rows))) for start in range(0, len(block.rows), max(1, size))]
 
-    def _outcomes(self, block: Block, start: int, stop: int) -> list[Outcome]:
-        selection = self.tools.selection
-        rows: list[Any] = list(block.rows[start:stop])
-        if self.store is not None:
-            rows = self._with_contents(rows)
-        elif selection.filters.license_column is not None:
-            rows = [selection.licensed(row) or row for row in rows]
-        found = [row if isinstance(row, Refused) else selection.look_at(row) for row in rows]
+    def _look_at(self, block: Block, start: int, stop: int) -> Outcomes:
+        rows = [] if isinstance(block.rows, PackedGroup | PackedLines) else list(block.rows[start:stop])
+        return look_at_all(self.selection, rows if self.store is None else self._with_contents(rows))
+
+    def _known(self, found: Outcomes) -> Outcomes:
+        """The outcomes but for prompts that are too long, their digests looked up."""
         if self.tools.most is not None:
-            fits = self.tools.most.short([one.prompt if isinstance(one, Candidate) else "" for one in found])
+            fits = self.tools.most.short(prompts_of(found))
             found = [
                 one if fit or not isinstance(one, Candidate) else Refused(LONG_PROMPT)
                 for one, fit in zip(found, fits, strict=True)
@@ -255,7 +275,7 @@ class Growing:
 
     def _with_contents(self, rows: list[Any]) -> list[Any]:
         """Nothing is fetched for a row that its licence or its slice rules out."""
-        kept = [self.tools.selection.licensed(row) or self._sliced(row) or row for row in rows]
+        kept = [self.selection.licensed(row) or self._sliced(row) or row for row in rows]
         wanted = [place for place, row in enumerate(kept) if not isinstance(row, Refused)]
         store = self.store
         filled = store.fill([kept[place] for place in wanted]) if store is not None else []
@@ -267,7 +287,7 @@ class Growing:
         blob = row.get("blob_id") if isinstance(row, dict) else None
         if self.request.batch is None or not isinstance(blob, str):
             return None
-        return self._of_other_batch(self.tools.selection.digest(blob.encode()))
+        return self._of_other_batch(self.selection.digest(blob.encode()))
 
     def _of_other_batch(self, digest: bytes) -> Refused | None:
         if self.request.batch is None:
@@ -277,8 +297,7 @@ class Growing:
 
     def _short(self, outcomes: Sequence[Outcome]) -> list[bool]:
         gauge = self.tools.gauge
-        prompts = [one.prompt if isinstance(one, Candidate) else "" for one in outcomes]
-        return gauge.short(prompts) if gauge is not None else [True] * len(prompts)
+        return gauge.short(prompts_of(list(outcomes))) if gauge is not None else [True] * len(outcomes)
 
     def _take(self, outcome: Candidate | Refused, block: Block, place: int, lines: list[bytes]) -> None:
         if isinstance(outcome, Candidate):

@@ -10,13 +10,11 @@ import shutil
 import time
 from dataclasses import replace
 
-from hfassets.distillation.candidates import Selection
 from hfassets.distillation.checkpoint import Checkpoint, read_checkpoint
 from hfassets.distillation.curriculum import PromptGauge
-from hfassets.distillation.digests import digest_of
 from hfassets.distillation.grow import Growing, Tools
+from hfassets.distillation.looking import Recipe
 from hfassets.distillation.output import SourceFile, find_source_file, publish, source_file
-from hfassets.distillation.registry import load_mapper
 from hfassets.distillation.request import STAGE, SourceRequest
 from hfassets.distillation.rows import Cursor, SourceRows
 from hfassets.errors import DataError, IntegrityError
@@ -63,10 +61,9 @@ class _Making:
         if curriculum is not None:
             gauge = PromptGauge(curriculum, curriculum.max_tokens)
             most = None if curriculum.then is None else PromptGauge(curriculum, curriculum.then)
-        notes = None if request.notes is None else load_mapper(request.notes)
-        digest = digest_of(request.dedup or "xxh3_128")
-        selection = Selection(load_mapper(request.mapper), request.filters, digest, notes, gauge is not None)
-        self.tools = Tools(client, request, progress, selection, gauge, most)
+        method = request.dedup or "xxh3_128"
+        recipe = Recipe(request.mapper, request.filters, method, request.notes, gauge is not None)
+        self.tools = Tools(client, request, progress, recipe, gauge, most)
 
     def run(self) -> SourceFile:
         """Make what is missing and publish the whole."""

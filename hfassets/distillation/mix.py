@@ -207,6 +207,8 @@ def _make_in_processes(
     """The files as parts, several at once. Every time anew: what is done, the files' own manifests tell."""
     root = run.state.work(STAGE, str(run.output.absolute()))
     shutil.rmtree(root, ignore_errors=True)
+    # Several files at once: each has its share of the cores.
+    of_each = replace(run, processes=max(1, run.processes // min(workers, len(requests)))).to_json()
     parts = [
         {
             "name": file_name(name),
@@ -214,7 +216,7 @@ def _make_in_processes(
             "quota": request.quota,
             "commit": request.commit,
             "curriculum": None if request.curriculum is None else _written(request.curriculum),
-            "run": run.to_json(),
+            "run": of_each,
         }
         for name, request in requests.items()
     ]

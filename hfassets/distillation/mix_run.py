@@ -18,6 +18,7 @@ from hfassets.hub.layout import RepoCache
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.options import hub_options
 from hfassets.hub.session import HubClient
+from hfassets.hub.sweep import default_workers
 from hfassets.progress import ProgressCallback
 from hfassets.sources.cached import cached_path, fetch_sources
 from hfassets.storage.state import StateDir
@@ -34,7 +35,7 @@ def _curriculum(wanted: PromptCurriculum, commit: str, path: Path) -> Curriculum
 class MixRun:
     """A mix and the places and habits of this run. `commits`: by source; a source without one is asked about.
 
-    `batch`: slice i of n, from 0. `tokenizer_commit`: of the curriculum's tokenizer, None = ask.
+    `processes`: those that look at the rows of a large source. `batch`: slice i of n, from 0. `tokenizer_commit`: of the curriculum's tokenizer, None = ask.
     """
 
     mix: Mix
@@ -51,6 +52,7 @@ class MixRun:
     force: bool = False
     run_id: str = ""
     lease_wait: float = 0.0
+    processes: int = field(default_factory=default_workers)
 
     @property
     def shares(self) -> list[Share]:
@@ -189,6 +191,7 @@ class MixRun:
             run_id=self.run_id,
             lease_wait=self.lease_wait,
             on_shortfall="fail" if mix.on_shortfall == "fail" else "report",
+            processes=self.processes,
         )
 
     def _filters(self, name: str, source: MixSource) -> Filters:
@@ -230,6 +233,7 @@ class MixRun:
             "force": self.force,
             "run_id": self.run_id,
             "lease_wait": self.lease_wait,
+            "processes": self.processes,
         }
 
     @classmethod

@@ -67,6 +67,7 @@ class SourceRequest:
     """One file of a mix. `batch` (i, n): of the rows those of slice i of n, from 0. `columns`: of Parquet, None = all.
 
     `earlier`: files of the same mix whose texts may not come again, with their fingerprints. Times in s.
+    `processes`: those that look at the rows of a large source.
     """
 
     mix: str
@@ -93,6 +94,7 @@ class SourceRequest:
     run_id: str = ""
     lease_wait: float = 0.0
     on_shortfall: Literal["report", "fail"] = "report"
+    processes: int = 1
 
     @property
     def key(self) -> str:

@@ -22,6 +22,7 @@ from hfassets.hub.session import HubClient
 from hfassets.progress import ProgressCallback
 from hfassets.sources.cached import cached_path, fetch_sources
 from hfassets.sources.files import DamagedSourceError, LocalSource, RemoteSource, Source, find_sources, format_of
+from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows
 from hfassets.sources.records import WHOLE_BELOW, records
 
 Place = tuple[int, int]
@@ -55,9 +56,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows: what `records` gives, with the part, file and row of each, and the cursor behind each."""
+    """Consecutive rows: what `records` gives, with the part, file and row of each, and the cursor behind each.
 
-    rows: Sequence[Any]
+    Rows are packed only where that was asked for.
+    """
+
+    rows: Sequence[Any] | PackedRows
     origins: Sequence[tuple[int, int, int]] | tuple[int, int, int]
     behind: Sequence[Cursor] | Cursor
 
@@ -87,6 +91,7 @@ class SourceRows:
         self.listing: Listing = commit_listing(client, request.repo, request.commit, request.state, progress)
         self.files: list[tuple[RepoFile, ...]] = [self._files_of(part) for part in request.parts]
         self._in_cache: set[str] = set()
+        self._whole: set[str] = set()
         self.damaged: RepoFile | None = None
         """The file that turned out to be damaged, after a DamagedSourceError."""
 
@@ -102,17 +107,26 @@ class SourceRows:
         part, file, row = origin
         return f"{self.files[part][file].path}, row {row + 1:,}"
 
-    def blocks(self, begin: Cursor) -> Generator[Block, None, None]:
-        """All rows from a cursor on; raises DamagedSourceError (see `damaged`), DataError, HubError."""
+    def blocks(self, begin: Cursor, *, packed: bool = False) -> Generator[Block, None, None]:
+        """All rows from a cursor on; raises DamagedSourceError (see `damaged`), DataError, HubError.
+
+        `packed`: leave rows packed where that is possible.
+        """
         if len(self.files) == 1:
-            for file, first, rows in self._part(0, begin.places[0]):
+            for file, first, rows in self._part(0, begin.places[0], packed=packed):
                 yield Block(rows, (0, file, first), Cursor(begin.places))
         else:
             yield from self._turns(begin)
 
     def discard(self, file: RepoFile) -> None:
-        """Forget what has arrived of a file."""
-        self._spool(file).unlink(missing_ok=True)
+        """Forget what has arrived of a file, unless it is proven."""
+        if file.path not in self._whole:
+            self._spool(file).unlink(missing_ok=True)
+
+    def suspect(self, origin: tuple[int, int, int]) -> None:
+        """Rows of this file cannot be read: remember it, and raise DamagedSourceError if its hash tells why."""
+        file = self.files[origin[0]][origin[1]]
+        self._suspect(file, self._open(file))
 
     def used(self, end: Cursor) -> list[dict[str, Any]]:
         """The files up to a cursor, and how each was read: whole and proven, or in part."""
@@ -148,7 +162,9 @@ class SourceRows:
         metadata = read_metadata(self._client, self._request.repo, self.listing, self._memory)
         return _same_word(part.config, list_configs(self.listing, metadata))
 
-    def _part(self, part: int, begin: Place) -> Iterator[tuple[int, int, Sequence[Any]]]:
+    def _part(
+        self, part: int, begin: Place, *, packed: bool = False
+    ) -> Iterator[tuple[int, int, Sequence[Any] | PackedRows]]:
         """File, first row and rows of a part, from a place on."""
         folder = self._request.parts[part].folder
         for index in range(begin[0], len(self.files[part])):
@@ -156,10 +172,11 @@ class SourceRows:
             source = self._open(file)
             skip = begin[1] if index == begin[0] else 0
             try:
-                with closing(records(source, skip, self._request.columns)) as found:  # type: ignore[type-var]
+                left = packed and folder is None
+                with closing(records(source, skip, self._request.columns, packed=left)) as found:  # type: ignore[type-var]
                     for one in found:
                         rows = one.rows
-                        if folder is not None:
+                        if folder is not None and not isinstance(rows, PackedGroup | PackedLines):
                             # As with partitioned folders elsewhere: the name of the folder is a column.
                             rows = [{**row, "data_dir": folder} if isinstance(row, dict) else row for row in rows]
                         yield index, one.first, rows
@@ -167,10 +184,7 @@ class SourceRows:
                 self.damaged = file
                 raise
             except DataError:
-                self.damaged = file
-                if isinstance(source, RemoteSource):
-                    # Damaged on its way, or by whoever made it? Its hash tells.
-                    source.fetch()
+                self._suspect(file, source)
                 raise
 
     def _turns(self, begin: Cursor) -> Iterator[Block]:
@@ -198,6 +212,16 @@ class SourceRows:
         if rows:
             yield Block(rows, origins, cursors)
 
+    def _suspect(self, file: RepoFile, source: Source) -> None:
+        self.damaged = file
+        if isinstance(source, RemoteSource):
+            # Damaged on its way, or by whoever made it? Its hash tells.
+            in_pieces = not source.spool.exists()
+            source.fetch()
+            if in_pieces:
+                self._whole.add(file.path)
+                raise DamagedSourceError(f"{source.repo.repo_id}/{file.path}: pieces of it were not as they should be")
+
     def _open(self, file: RepoFile) -> Source:
         request = self._request
         path = cached_path(request.repo, request.commit, self.listing, file, self._memory)
@@ -212,9 +236,11 @@ class SourceRows:
         return self._request.work / f"{file.etag}.received"
 
 
-def _singly(part: int, blocks: Iterator[tuple[int, int, Sequence[Any]]]) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+def _singly(
+    part: int, blocks: Iterator[tuple[int, int, Sequence[Any] | PackedRows]]
+) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     for file, first, rows in blocks:
-        for place, row in enumerate(rows):
+        for place, row in enumerate(rows.unpacked() if isinstance(rows, PackedGroup | PackedLines) else rows):
             yield row, (part, file, first + place)
 
 

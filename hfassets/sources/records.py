@@ -14,11 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from hfassets.errors import DataError
 from hfassets.sources.decode import decoded
 from hfassets.sources.files import RemoteSource, Source, format_of
+from hfassets.sources.packed import LARGEST_GROUP, BadRow, PackedLines, PackedRows, Row, pack_group, row_of, unreadable
 from hfassets.sources.ranges import RangeFile
 from hfassets.storage.ahead import reading_ahead
 
@@ -34,74 +33,75 @@ _DECODE = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that is no JSON object, and why."""
-
-    reason: str
-
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Records:
     """Consecutive rows, the first of which is row `first` of its file (from 0); None stands for a blank line."""
 
     first: int
-    rows: Sequence[Row | BadRow | None]
+    rows: Sequence[Row | BadRow | None] | PackedRows
 
 
-def records(source: Source, skip: int = 0, columns: Sequence[str] | None = None) -> Iterator[Records]:
+def records(
+    source: Source, skip: int = 0, columns: Sequence[str] | None = None, *, packed: bool = False
+) -> Iterator[Records]:
     """The rows of a source from row `skip` on.
 
     `columns`: those wanted of a Parquet file (`a`, or `a.b` within a struct); None = all. Other formats give all.
-    Raises DataError for what cannot be decoded, DamagedSourceError and HubError as the source does.
+    `packed`: leave rows packed where that is possible. Raises DataError for what cannot be decoded, DamagedSourceError
+    and HubError as the source does.
     """
     path = source.file.path
     kind = format_of(path)
     with ExitStack() as stack:
         if kind == "parquet":
-            found = _parquet(source, skip, columns, stack)
+            found = _parquet(source, skip, columns, stack, packed=packed)
         else:
             chunks = source.chunks()
             if isinstance(source, RemoteSource):
                 chunks = stack.enter_context(reading_ahead(chunks, _DEPTH))
             pieces = stack.enter_context(reading_ahead(decoded(chunks, kind, path), _DEPTH))
-            found = _json(pieces, skip, path)
+            found = _json(pieces, skip, path, packed=packed)
         yield from stack.enter_context(reading_ahead(found, 2)) if kind == "parquet" else found
 
 
-def _parquet(source: Source, skip: int, columns: Sequence[str] | None, stack: ExitStack) -> Iterator[Records]:
+def _parquet(
+    source: Source, skip: int, columns: Sequence[str] | None, stack: ExitStack, *, packed: bool
+) -> Iterator[Records]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     name = source.file.path
     try:
         opened: Any
-        if not isinstance(source, RemoteSource):
-            opened = source.path
-        elif source.file.size <= WHOLE_BELOW or source.spool.exists():
-            opened = source.fetch()
-        else:
+        if isinstance(source, RemoteSource) and source.file.size > WHOLE_BELOW and not source.spool.exists():
             opened = pa.PythonFile(stack.enter_context(RangeFile(source)), mode="r")
+        else:
+            path = source.fetch() if isinstance(source, RemoteSource) else source.path
+            opened = stack.enter_context(pa.OSFile(str(path)))
         # Their Arrow schema may promise types of extensions that are not here; the Parquet one says enough.
         file = stack.enter_context(pq.ParquetFile(opened, pre_buffer=True, page_checksum_verification=True))
         wanted = _present(file, columns)
         number = 0
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if number + count <= skip:
-                number += count
-                continue
-            for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=wanted):
-                unwanted = max(0, min(batch.num_rows, skip - number))
+            found = file.metadata.row_group(group)
+            unwanted = max(0, min(found.num_rows, skip - number))
+            if unwanted == found.num_rows:
                 number += unwanted
-                if unwanted < batch.num_rows:
-                    yield Records(number, batch.slice(unwanted).to_pylist())
-                    number += batch.num_rows - unwanted
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0]
-        raise DataError(f"{name}: not a Parquet file that can be read: {what}") from error
+            elif packed and found.total_byte_size <= LARGEST_GROUP:
+                number += unwanted
+                yield Records(number, pack_group(name, opened, opened.size(), file.metadata, group, wanted, unwanted))
+                number += found.num_rows - unwanted
+            else:
+                for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=wanted):
+                    unwanted = max(0, min(batch.num_rows, skip - number))
+                    number += unwanted
+                    if unwanted < batch.num_rows:
+                        yield Records(number, batch.slice(unwanted).to_pylist())
+                        number += batch.num_rows - unwanted
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # The disk's; what Arrow says of damage has no number.
+            raise
+        raise unreadable(name, error) from error
 
 
 def _present(file: Any, columns: Sequence[str] | None) -> list[str] | None:
@@ -117,10 +117,10 @@ def _present(file: Any, columns: Sequence[str] | None) -> list[str] | None:
     ]
 
 
-def _json(pieces: Iterable[bytes], skip: int, path: str) -> Iterator[Records]:
+def _json(pieces: Iterable[bytes], skip: int, path: str, *, packed: bool) -> Iterator[Records]:
     """Lines; or, if the name promises no lines and the first character is a bracket, one array of objects."""
     if re.search(r"\.(jsonl|ndjson)(\.|$)", path.lower()):
-        return _lines(pieces, skip)
+        return _lines(pieces, skip, packed=packed)
     waiting = iter(pieces)
     head = b""
     for piece in waiting:
@@ -130,7 +130,7 @@ def _json(pieces: Iterable[bytes], skip: int, path: str) -> Iterator[Records]:
     rest = _after(head, waiting)
     if head.lstrip()[:1] == b"[":
         return _array(rest, skip, path)
-    return _lines(rest, skip)
+    return _lines(rest, skip, packed=packed)
 
 
 def _after(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -138,27 +138,21 @@ def _after(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield from pieces
 
 
-def _lines(pieces: Iterable[bytes], skip: int) -> Iterator[Records]:
+def _lines(pieces: Iterable[bytes], skip: int, *, packed: bool) -> Iterator[Records]:
     number, held = 0, b""
     for piece in pieces:
         *lines, held = (held + piece).split(b"\n") if held else piece.split(b"\n")
-        yield from _of_lines(lines, number, skip)
+        yield from _of_lines(lines, number, skip, packed=packed)
         number += len(lines)
     if held:
-        yield from _of_lines([held], number, skip)
+        yield from _of_lines([held], number, skip, packed=packed)
 
 
-def _of_lines(lines: Sequence[bytes], number: int, skip: int) -> Iterator[Records]:
+def _of_lines(lines: Sequence[bytes], number: int, skip: int, *, packed: bool) -> Iterator[Records]:
     for start in range(max(0, skip - number), len(lines), _LINES):
-        yield Records(number + start, [_row(line) for line in lines[start : start + _LINES]])
-
-
-def _row(line: bytes) -> Row | BadRow | None:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return BadRow(f"{error.msg} at byte {error.pos}") if line.strip() else None
-    return value if isinstance(value, dict) else BadRow(f"a {type(value).__name__}, not an object")
+        some = lines[start : start + _LINES]
+        rows = PackedLines(b"\n".join(some), len(some)) if packed else [row_of(line) for line in some]
+        yield Records(number + start, rows)
 
 
 class _Text:

@@ -14,7 +14,7 @@ from hfassets.distillation.candidates import Candidate, Filters, Refused, Select
 from hfassets.distillation.digests import digest_of
 from hfassets.distillation.mapping import Mapped
 from hfassets.distillation.registry import MAPPERS
-from hfassets.sources.records import BadRow
+from hfassets.sources.packed import BadRow
 
 pytestmark = pytest.mark.unit
 

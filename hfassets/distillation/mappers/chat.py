@@ -23,21 +23,25 @@ _ROLES = {
 
 def conversation(turns: list[Any], who: str, what: str) -> list[Turn]:
     """Turns from a list of objects; anybody unknown makes the row malformed."""
-    found: list[Turn] = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise malformed("a turn is no object")
-        said = turn.get(who)
-        role = _ROLES.get(said) or _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
-        if role is None:
-            raise malformed(f"a turn by {said!r}")
-        content = turn.get(what)
-        if not isinstance(content, str):
-            content = text_of(turn, what)
-        # A system prompt that says nothing is none.
-        if role != "system" or content.strip():
-            found.append((role, content))
-    return found
+    try:
+        found = [(_ROLES[turn[who]], turn[what]) for turn in turns]
+        plain = all(content.__class__ is str for _, content in found)
+    except (KeyError, TypeError):
+        plain = False
+    if not plain:
+        found = [_turn(turn, who, what) for turn in turns]
+    # A system prompt that says nothing is none.
+    return [one for one in found if one[0] != "system" or one[1].strip()]
+
+
+def _turn(turn: Any, who: str, what: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise malformed("a turn is no object")
+    said = turn.get(who)
+    role = _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    if role is None:
+        raise malformed(f"a turn by {said!r}")
+    return role, text_of(turn, what)
 
 
 def openhermes(row: Row) -> Mapped:
