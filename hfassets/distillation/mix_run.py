@@ -35,7 +35,8 @@ def _curriculum(wanted: PromptCurriculum, commit: str, path: Path) -> Curriculum
 class MixRun:
     """A mix and the places and habits of this run. `commits`: by source; a source without one is asked about.
 
-    `processes`: those that look at the rows of a large source. `batch`: slice i of n, from 0. `tokenizer_commit`: of the curriculum's tokenizer, None = ask.
+    `processes`: those that look at the rows of a large source.
+    `batch`: slice i of n, from 0. `tokenizer_commit`: of the curriculum's tokenizer, None = ask.
     """
 
     mix: Mix
