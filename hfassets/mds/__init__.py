@@ -1,0 +1,1 @@
+"""MDS datasets: written, read, tokenized, chunked, sampled and merged."""

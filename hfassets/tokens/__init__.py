@@ -1,0 +1,1 @@
+"""Tokenizers, and arrays of tokens cut and packed."""
