@@ -122,8 +122,8 @@ class Selection:
             return Refused(MALFORMED, row.reason)
         try:
             mapped = self.mapper(row)
-            turns = mapped.turns if _is_verbatim(mapped.turns) else _dialogue(mapped.turns)
-            text, span = _joined(turns, mapped)
+            turns = kept_turns(mapped)
+            text, span = joined(turns, mapped)
         except RowRefusedError as refused:
             return Refused(refused.reason, str(refused))
         except _STUMBLES as error:
@@ -181,6 +181,11 @@ def _is_verbatim(turns: Sequence[Turn]) -> bool:
     return len(turns) == 1 and turns[0][0] == VERBATIM
 
 
+def kept_turns(mapped: Mapped) -> Sequence[Turn]:
+    """Text as it stands, or a dialogue up to its last answer; raises RowRefusedError for one that is of no use."""
+    return mapped.turns if _is_verbatim(mapped.turns) else _dialogue(mapped.turns)
+
+
 def _dialogue(turns: Sequence[Turn]) -> Sequence[Turn]:
     """The turns up to the last answer."""
     last = len(turns) - 1
@@ -206,8 +211,8 @@ def _prompt(turns: Sequence[Turn]) -> str:
     return "\n".join([f"{who}: {said}" for who, said in turns[:-1]])
 
 
-def _joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, Span | None]:
-    """The text, and the rationale's span in it."""
+def joined(turns: Sequence[Turn], mapped: Mapped) -> tuple[str, Span | None]:
+    """The text, and the rationale's span in it; raises RowRefusedError for text that says nothing."""
     role, content = turns[-1]
     if role == VERBATIM:
         if not content.strip():

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from hfassets.distillation.candidates import Candidate, Filters, Outcome, Refuse
 from hfassets.distillation.digests import Method, digest_of
 from hfassets.distillation.registry import load_mapper
 from hfassets.errors import DataError
-from hfassets.parts.pool import WorkerProcesses
+from hfassets.parts.calls import CallProcesses, ProcessKilledError
 from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows
 
 if TYPE_CHECKING:
@@ -55,14 +54,15 @@ class LookingProcesses:
         self._processes = processes
 
     def __enter__(self) -> LookingProcesses:
-        self._workers = WorkerProcesses()
-        self._executor = self._workers.executor(self._processes)
+        self._calls = CallProcesses(self._processes)
+        # They begin while the first rows are on their way.
+        for _ in range(self._processes):
+            self._calls.submit(_looked_at, self._recipe, PackedLines(b"", 0))
         return self
 
     def __exit__(self, *error: object) -> None:
-        # Rows beyond the last one that is needed may still be in work.
-        self._workers.kill()
-        self._workers.close()
+        # Rows beyond the last one that is needed may still be in work: they are nobody's.
+        self._calls.__exit__(*error)
 
     def over(self, blocks: Iterable[Block], rows: SourceRows) -> Generator[tuple[Block, Outcomes], None, None]:
         """Each block with its outcomes; raises DataError for rows that cannot be read, or when a process was killed."""
@@ -77,7 +77,7 @@ class LookingProcesses:
     def _submitted(self, block: Block) -> Future[Outcomes]:
         packed = block.rows
         if isinstance(packed, PackedGroup | PackedLines):
-            return self._executor.submit(_looked_at, self._recipe, packed)
+            return self._calls.submit(_looked_at, self._recipe, packed)
         here: Future[Outcomes] = Future()
         here.set_result(look_at_all(self._selection, packed))
         return here
@@ -85,7 +85,7 @@ class LookingProcesses:
     def _ended(self, block: Block, future: Future[Outcomes], rows: SourceRows) -> tuple[Block, Outcomes]:
         try:
             return block, future.result()
-        except BrokenProcessPool:
+        except ProcessKilledError:
             raise DataError(
                 "a process that looked at rows was killed (out of memory?); run again, it goes on where it was"
             ) from None
@@ -102,7 +102,7 @@ def _looked_at(recipe: Recipe, packed: PackedRows) -> Outcomes:
     global _selection
     if _selection is None or _selection[0] != recipe:
         _selection = recipe, recipe.selection()
-    return look_at_all(_selection[1], packed.unpacked())
+    return [one for rows in packed.unpacked() for one in look_at_all(_selection[1], rows)]
 
 
 def look_at_all(selection: Selection, rows: Iterable[object]) -> Outcomes:

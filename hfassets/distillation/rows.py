@@ -22,7 +22,7 @@ from hfassets.hub.session import HubClient
 from hfassets.progress import ProgressCallback
 from hfassets.sources.cached import cached_path, fetch_sources
 from hfassets.sources.files import DamagedSourceError, LocalSource, RemoteSource, Source, find_sources, format_of
-from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows
+from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows, rows_of
 from hfassets.sources.records import WHOLE_BELOW, records
 
 Place = tuple[int, int]
@@ -240,7 +240,7 @@ def _singly(
     part: int, blocks: Iterator[tuple[int, int, Sequence[Any] | PackedRows]]
 ) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     for file, first, rows in blocks:
-        for place, row in enumerate(rows.unpacked() if isinstance(rows, PackedGroup | PackedLines) else rows):
+        for place, row in enumerate(rows_of(rows)):
             yield row, (part, file, first + place)
 
 

@@ -169,6 +169,8 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
     builder = library.make_builder(resolved, request.repo.repo_id, request.commit, request.datasets_cache.absolute())
     folder = Path(builder.cache_dir)
     _wait_for_library(library.library_lock(folder), request, progress)
+    # Also when all is there: a run may have been killed after its data had got their place.
+    _remove_abandoned(folder.parent)
     if not request.force and folder.is_dir():
         try:
             present = library.read_prepared(folder)
@@ -179,7 +181,6 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
                 request, folder, folder, present, resolved.data_files, started, reused=True, progress=progress
             )
     _require_space(request, resolved, snapshot)
-    _remove_abandoned(folder.parent)
     with _container(folder) as container:
         output, errors = container / "data", container / "errors.log"
         num_proc = _processes(request.num_proc, resolved.data_files)

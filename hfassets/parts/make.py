@@ -72,7 +72,7 @@ def _load(plan_file: Path, changed: int) -> tuple[Plan, str]:
 def _make(plan: Plan, worker: Worker, root: Path, index: int) -> bool:
     if plan.finished(root, index):
         return False
-    part = dict(plan.parts[index])
+    part = {**plan.parts[index], **({"context": plan.context} if plan.context else {})}
     final = root / part["name"]
     temporary = temporary_beside(final)
     temporary.mkdir()

@@ -45,7 +45,9 @@ class Plan:
     """Stage, format, inputs and parameters (the identity of the whole) and the parts, in order.
 
     Each part is a JSON object with a `name` that is one plain path component; every value is kept as JSON gives it back
-    (tuples become lists), so a worker sees the same in every kind of pool. Raises ValueError for what no plan can be.
+    (tuples become lists), so a worker sees the same in every kind of pool. `context`: what workers need to know and
+    what decides about no bytes (places, an endpoint); a part gets it under the key `context`. Raises ValueError for
+    what no plan can be.
     """
 
     stage: str
@@ -53,10 +55,11 @@ class Plan:
     inputs: Mapping[str, Any]
     parameters: Mapping[str, Any]
     parts: Sequence[Mapping[str, Any]]
+    context: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "parameters", "parts"):
+        for name in ("inputs", "parameters", "parts", "context"):
             object.__setattr__(self, name, orjson.loads(orjson.dumps(getattr(self, name))))
         names = [part["name"] for part in self.parts]
         bad = [name for name in names if file_name(name) != name or name in (PLAN_FILE, MANIFEST_FILE)]
@@ -117,6 +120,7 @@ def store_plan(path: Path, plan: Plan, worker: str) -> None:
         "parameters": plan.parameters,
         "worker": worker,
         "parts": plan.parts,
+        "context": plan.context,
     }
     write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
 
@@ -135,8 +139,9 @@ def load_plan(path: Path) -> tuple[Plan, str] | None:
     try:
         if document["plan_version"] != PLAN_VERSION:
             raise IntegrityError(f"{path}: plan version {document['plan_version']}, this hfassets reads {PLAN_VERSION}")
-        keys = ("stage", "format", "inputs", "parameters", "parts")
-        plan, worker = Plan(*(document[key] for key in keys)), str(document["worker"])
+        stage, format_, inputs = document["stage"], document["format"], document["inputs"]
+        plan = Plan(stage, format_, inputs, document["parameters"], document["parts"], document.get("context", {}))
+        worker = str(document["worker"])
         claimed = document["fingerprint"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path}: not a plan ({error}); remove it and run again") from error

@@ -63,45 +63,16 @@ def _map_in_processes(
         slots.close()
 
 
-class WorkerProcesses:
-    """Executors whose processes end with this one, whatever kills it, and at once when `kill` is called.
-
-    What they are given has to be fit for spawn: functions of modules, and values that can be pickled.
-    """
+class _Slots:
+    """The worker processes, one for each calling thread."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
         # Only this process holds the sending end: its end, or its closing, is what workers watch for.
         self._watched, self._alive = self._context.Pipe(duplex=False)
-        self._all: list[ProcessPoolExecutor] = []
-
-    def executor(self, processes: int) -> ProcessPoolExecutor:
-        """Another executor."""
-        made = ProcessPoolExecutor(
-            processes, mp_context=self._context, initializer=_begin_worker, initargs=(self._watched,)
-        )
-        self._all.append(made)
-        return made
-
-    def kill(self) -> None:
-        """End all workers at once, whatever they are doing."""
-        self._alive.close()
-
-    def close(self) -> None:
-        """Wait for the work that was begun, and end the processes."""
-        for executor in self._all:
-            executor.shutdown(cancel_futures=True)
-        self._alive.close()
-        self._watched.close()
-
-
-class _Slots:
-    """The worker processes, one for each calling thread."""
-
-    def __init__(self) -> None:
-        self._processes = WorkerProcesses()
         self._stopped = threading.Event()
         self._mine = threading.local()
+        self._all: list[ProcessPoolExecutor] = []
 
     def attempt(self, plan_file: Path, fingerprint: str, index: int) -> Outcome:
         for _ in range(ATTEMPTS):
@@ -116,15 +87,23 @@ class _Slots:
     def _executor(self) -> ProcessPoolExecutor:
         executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
         if executor is None:
-            executor = self._mine.executor = self._processes.executor(1)
+            executor = ProcessPoolExecutor(
+                1, mp_context=self._context, initializer=_begin_worker, initargs=(self._watched,)
+            )
+            self._mine.executor = executor
+            self._all.append(executor)
         return executor
 
     def kill(self) -> None:
+        """End all workers at once, whatever they are doing."""
         self._stopped.set()
-        self._processes.kill()
+        self._alive.close()
 
     def close(self) -> None:
-        self._processes.close()
+        for executor in self._all:
+            executor.shutdown()
+        self._alive.close()
+        self._watched.close()
 
 
 def _begin_worker(watched: Connection) -> None:

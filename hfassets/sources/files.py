@@ -93,6 +93,25 @@ class LocalSource:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSource:
+    """The lines of a plain file of JSON lines from one byte to another, excluded; both are where a line begins."""
+
+    file: RepoFile
+    path: Path
+    begin: int
+    end: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes, in order."""
+        with self.path.open("rb") as file:
+            file.seek(self.begin)
+            left = self.end - self.begin
+            while left and (chunk := file.read(min(CHUNK, left))):
+                left -= len(chunk)
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteSource:
     """A source on the Hub, read as it arrives. `spool` keeps what has arrived, for a later run and for who seeks."""
 
@@ -174,4 +193,4 @@ class RemoteSource:
         )
 
 
-Source = LocalSource | RemoteSource
+Source = LocalSource | SliceSource | RemoteSource

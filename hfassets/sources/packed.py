@@ -6,7 +6,7 @@ Invariant: `unpacked` gives what reading the file in the ordinary way gives.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from hfassets.errors import DataError
 
 LARGEST_GROUP = 64 << 20
 """Row groups of more bytes than this, decoded, are not packed: whoever looks at them would need them whole."""
+AT_ONCE = 64
+"""Rows that are made into objects at once: few enough for what is made of them to stay near the processor."""
 _GAP = 1 << 16
 """Unwanted bytes between two wanted stretches that are read along."""
 
@@ -40,9 +42,11 @@ class PackedLines:
     def __len__(self) -> int:
         return self.count
 
-    def unpacked(self) -> list[Row | BadRow | None]:
-        """The rows; None for a blank line."""
-        return [row_of(line) for line in self.data.split(b"\n")]
+    def unpacked(self) -> Iterator[list[Row | BadRow | None]]:
+        """The rows, some at a time; None for a blank line."""
+        lines = self.data.split(b"\n")
+        for start in range(0, len(lines), AT_ONCE):
+            yield [row_of(line) for line in lines[start : start + AT_ONCE]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ class PackedGroup:
     def __len__(self) -> int:
         return self.count
 
-    def unpacked(self) -> list[Row | BadRow | None]:
-        """The rows; raises DataError for bytes that are not Parquet's."""
+    def unpacked(self) -> Iterator[list[Row | BadRow | None]]:
+        """The rows, some at a time; raises DataError for bytes that are not Parquet's."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -72,16 +76,23 @@ class PackedGroup:
             sparse = pa.PythonFile(_Sparse(self.size, self.stretches), mode="r")
             with pq.ParquetFile(sparse, page_checksum_verification=True) as file:
                 table = file.read_row_group(self.group, columns=self.columns, use_threads=False)
-                rows: list[Row | BadRow | None] = table.slice(self.skip).to_pylist()
+                for start in range(self.skip, table.num_rows, AT_ONCE):
+                    yield table.slice(start, AT_ONCE).to_pylist()
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 # The disk's; what Arrow says of damage has no number.
                 raise
             raise unreadable(self.name, error) from error
-        return rows
 
 
 PackedRows = PackedLines | PackedGroup
+
+
+def rows_of(rows: Sequence[Row | BadRow | None] | PackedRows) -> Sequence[Row | BadRow | None]:
+    """Rows, whether they were packed or not."""
+    if isinstance(rows, PackedLines | PackedGroup):
+        return [row for some in rows.unpacked() for row in some]
+    return rows
 
 
 def unreadable(name: str, error: Exception) -> DataError:
@@ -153,12 +164,16 @@ class _Sparse(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         size = max(0, min(len(buffer), self._size - self._place))
-        # The end of a file is read in one go, with whatever lies before its footer.
-        buffer[:size] = bytes(size)
         end = self._place + size
+        covered = 0
         for begin, data in self._stretches:
             first, last = max(begin, self._place), min(begin + len(data), end)
             if first < last:
+                if first > self._place + covered:
+                    buffer[covered : first - self._place] = bytes(first - self._place - covered)
                 buffer[first - self._place : last - self._place] = memoryview(data)[first - begin : last - begin]
+                covered = last - self._place
+        # The end of a file is read in one go, with whatever lies before its footer.
+        buffer[covered:size] = bytes(size - covered)
         self._place = end
         return size

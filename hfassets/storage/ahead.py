@@ -30,19 +30,26 @@ def quick_turns() -> Iterator[None]:
     """For the body, threads of this process take turns every 0.05 ms, and large buffers are used again.
 
     A thread that decompresses needs Python's lock for a moment after each piece. While another one parses, it waits for
-    a whole turn, 5 ms by default, and so the two hardly work at the same time. And glibc gives each freed buffer of a
-    megabyte back to the kernel, which has to clear its pages anew for the next one.
+    a whole turn, 5 ms by default, and so the two hardly work at the same time.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(_TURN_S)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(parameter, _KEPT_BYTES)
+    keep_buffers()
     try:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+def keep_buffers() -> None:
+    """From now on, large buffers of this process are used again.
+
+    glibc gives each freed buffer of a megabyte back to the kernel, which has to clear its pages anew for the next one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(parameter, _KEPT_BYTES)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ as skipped, are its tokens (and one end token where that was added), always; not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.firsts) - 1
 
-    @property
+    @cached_property
     def sizes(self) -> Any:
         """Content tokens of each row."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])

@@ -25,7 +25,7 @@ from hfassets.hub.options import hub_options
 from hfassets.hub.session import HubClient
 from hfassets.sources import records as module
 from hfassets.sources.files import LocalSource, RemoteSource
-from hfassets.sources.packed import BadRow, PackedGroup, PackedLines
+from hfassets.sources.packed import BadRow, rows_of
 from hfassets.sources.records import records
 
 pytestmark = pytest.mark.unit
@@ -53,7 +53,7 @@ def rows(source: Any, skip: int = 0, columns: list[str] | None = None) -> list[A
     packed: list[Any] = []
     for block in records(source, skip, columns, packed=True):
         assert block.first == skip + len(packed)
-        packed += block.rows.unpacked() if isinstance(block.rows, PackedLines | PackedGroup) else block.rows
+        packed += rows_of(block.rows)
     assert packed == found
     return found
 

@@ -1,0 +1,147 @@
+"""Rows of any source become documents: a text and an id each.
+
+Invariant: every row is a document or in a named count; an id that is made is the same however the source was cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hfassets.distillation.candidates import joined, kept_turns
+from hfassets.distillation.mapping import Mapper, RowRefusedError
+from hfassets.errors import DataError
+from hfassets.hub.listing import RepoFile
+from hfassets.mds.inputs import Piece
+from hfassets.sources.files import LocalSource, SliceSource, Source
+from hfassets.sources.packed import BadRow, rows_of
+from hfassets.sources.records import records
+
+MALFORMED = "malformed"
+NO_TEXT = "no_text"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns hold a document's text and id; an id that is missing is made of the file's path and the row."""
+
+    text: str = "text"
+    id: str = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Consecutive documents: ids and texts in UTF-8."""
+
+    ids: list[bytes]
+    texts: list[bytes]
+
+
+@dataclass
+class Reading:
+    """What became of the rows that were read: `read` = documents + the sum of `refused`."""
+
+    read: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    _columns: list[str] | None = None
+    _lacking: int = 0
+
+    def lacks(self, row: Mapping[str, Any]) -> None:
+        """A row without the text column."""
+        self._lacking += 1
+        self._columns = self._columns or sorted(row)
+
+    def check(self, name: str, columns: Columns) -> None:
+        """Raise DataError when no row at all had the text column: then it is not the rows that are wrong."""
+        if self._lacking and self._lacking == self.read - self.refused[MALFORMED]:
+            has = ", ".join(self._columns or ()) or "none"
+            raise DataError(f"{name}: no column {columns.text!r} for the text; there are {has}")
+
+
+def documents(
+    piece: Piece,
+    source: Source,
+    columns: Columns,
+    mapper: Callable[[Any], Any] | None,
+    reading: Reading,
+) -> Iterator[Documents]:
+    """The documents of a piece of a file, block by block; counts go to `reading`.
+
+    `mapper`: makes the text of a row, as a text or as turns; None = the text column. Raises DataError for a file that
+    cannot be read, and for one in which no row has the text column.
+    """
+    wanted = None if mapper is not None else [columns.text, columns.id]
+    for block in records(source, 0, wanted):
+        yield _block(rows_of(block.rows), piece.file.path, piece.begin.row + block.first, columns, mapper, reading)
+    if mapper is None:
+        reading.check(piece.file.path, columns)
+
+
+def opened(piece: Piece) -> LocalSource | SliceSource:
+    """A piece that lies here, as a source of rows."""
+    file = RepoFile(piece.file.path, piece.file.size, piece.file.hash)
+    place = Path(piece.file.place)
+    if piece.begin.byte or piece.end is not None:
+        return SliceSource(file, place, piece.begin.byte, piece.file.size if piece.end is None else piece.end.byte)
+    return LocalSource(file, place)
+
+
+def _block(
+    rows: Sequence[Any],
+    path: str,
+    first: int,
+    columns: Columns,
+    mapper: Callable[[Any], Any] | None,
+    reading: Reading,
+) -> Documents:
+    ids: list[bytes] = []
+    texts: list[bytes] = []
+    for number, row in enumerate(rows, first):
+        if row is None:
+            continue
+        reading.read += 1
+        if isinstance(row, BadRow):
+            reading.refused[MALFORMED] += 1
+            continue
+        if mapper is not None:
+            text = _mapped(mapper, row, reading)
+        else:
+            text = row.get(columns.text)
+            if columns.text not in row:
+                reading.lacks(row)
+        if not isinstance(text, str):
+            if text is not None or mapper is None:
+                reading.refused[NO_TEXT] += 1
+            continue
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            # Half of a pair, as JSON can write it: no text.
+            reading.refused[MALFORMED] += 1
+            continue
+        texts.append(data)
+        ids.append(_id(row.get(columns.id), path, number))
+    return Documents(ids, texts)
+
+
+def _id(given: object, path: str, number: int) -> bytes:
+    if isinstance(given, str) and given:
+        return given.encode(errors="replace")
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given).encode()
+    return f"{path}#{number}".encode()
+
+
+def _mapped(mapper: Mapper, row: Any, reading: Reading) -> str | None:
+    """The text that a mapper makes of a row; None when it refuses, which is counted by its reason."""
+    try:
+        made: Any = mapper(row)
+        return made if isinstance(made, str) else joined(kept_turns(made), made)[0]
+    except RowRefusedError as refused:
+        reading.refused[refused.reason] += 1
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        reading.refused[MALFORMED] += 1
+    return None

@@ -1,0 +1,197 @@
+"""Input files of a conversion: which there are, their hashes, and how they are cut into parts.
+
+Invariant: the same files give the same parts, wherever they lie and however often they were looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hfassets.errors import DataError
+from hfassets.progress import Progress, ProgressCallback
+from hfassets.sources.files import format_of
+from hfassets.storage.atomic import write_atomic
+from hfassets.storage.state import StateDir
+
+PART_BYTES = 1 << 30
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """Before a line of a file: its byte and its number, both from 0."""
+
+    byte: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file that rows come from. `path`: for people and ids, relative to its source; `hash`: SHA-256 or a Hub's etag.
+
+    `place`: where it lies here, "" for one that is fetched. `borders`: where it may be cut, the first at its beginning.
+    """
+
+    path: str
+    size: int
+    hash: str
+    place: str = ""
+    borders: tuple[Border, ...] = (Border(),)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Of a file what lies from one border to the next; `end` None = to its end."""
+
+    file: InputFile
+    begin: Border = Border()
+    end: Border | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return (self.file.size if self.end is None else self.end.byte) - self.begin.byte
+
+    def identity(self) -> list[Any]:
+        """What of it decides about bytes."""
+        return [self.file.path, self.file.hash, self.begin.byte, None if self.end is None else self.end.byte]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without where it lies."""
+        end = None if self.end is None else asdict(self.end)
+        file = {"path": self.file.path, "size": self.file.size, "hash": self.file.hash}
+        return {"file": file, "begin": asdict(self.begin), "end": end}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], places: Mapping[str, str]) -> Piece:
+        """What `to_dict` gave, and where files lie by their paths."""
+        end = document["end"]
+        file = InputFile(**document["file"], place=places.get(document["file"]["path"], ""))
+        return cls(file, Border(**document["begin"]), None if end is None else Border(**end))
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How large parts are: at least so many bytes of input, or exactly so many rows where a file can be cut there."""
+
+    bytes: int = PART_BYTES
+    rows: int | None = None
+
+
+def local_files(source: Path, state: StateDir, progress: ProgressCallback, cut: Cut) -> list[InputFile]:
+    """The JSONL, JSON and Parquet files of a folder, or the one file, in the order of their paths.
+
+    Each is read once for its hash and, if it is plain JSON lines, its borders. What was found is remembered in `state`.
+    Raises DataError when there is nothing to read.
+    """
+    if not source.exists():
+        raise DataError(f"{source}: not there")
+    paths = [source] if source.is_file() else sorted(_data_files(source))
+    if not paths:
+        raise DataError(f"{source}: no JSON lines, JSON or Parquet files in it")
+    root = source.parent if source.is_file() else source
+    memory = state.work("mds_inputs", str(source.absolute())) / "seen.json"
+    seen = _remembered(memory)
+    total, done, found = sum(path.stat().st_size for path in paths), 0, []
+    for path in paths:
+        about = path.stat()
+        name = path.relative_to(root).as_posix()
+        key = [about.st_size, about.st_mtime_ns, cut.bytes, cut.rows]
+        if seen.get(name, [None])[0] != key:
+            digest, borders = _examined(path, cut)
+            seen[name] = [key, digest, [[one.byte, one.row] for one in borders]]
+            write_atomic(memory, orjson.dumps(seen))
+        _, digest, borders = seen[name]
+        found.append(
+            InputFile(name, about.st_size, digest, str(path.absolute()), tuple(Border(*one) for one in borders))
+        )
+        done += about.st_size
+        progress(Progress("hash inputs", done, total, "B"))
+    return found
+
+
+def pieces(files: Iterable[InputFile]) -> Iterator[Piece]:
+    """The files, cut at their borders."""
+    for file in files:
+        for place, begin in enumerate(file.borders):
+            yield Piece(file, begin, file.borders[place + 1] if place + 1 < len(file.borders) else None)
+
+
+def grouped(found: Iterable[Piece], cut: Cut) -> list[list[Piece]]:
+    """Consecutive pieces, as many as make a part; the last one may be smaller."""
+    groups: list[list[Piece]] = []
+    size = cut.bytes
+    for piece in found:
+        if size >= cut.bytes or cut.rows is not None:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
+        size += piece.size
+    return groups
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") for part in inside) and is_data(path.name):
+            yield path
+
+
+def is_data(name: str) -> bool:
+    """Whether rows are read from a file of this name; what stands beside our own outputs does not count."""
+    if name.endswith((".manifest.json", ".stats.json")) or name in ("manifest.json", "index.json", "stats.json"):
+        return False
+    try:
+        format_of(name)
+    except DataError:
+        return False
+    return not name.endswith(".json") or not name.startswith(("dataset_info", "state", "download_summary", "plan"))
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(memory.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def _examined(path: Path, cut: Cut) -> tuple[str, Sequence[Border]]:
+    """The SHA-256 of a file, and its borders."""
+    lines = path.name.lower().endswith((".jsonl", ".ndjson"))
+    digest = hashlib.sha256()
+    borders = [Border()]
+    offset = row = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if lines:
+                borders += _borders_in(chunk, offset, row, borders[-1], cut)
+                row += chunk.count(b"\n")
+            offset += len(chunk)
+    return digest.hexdigest(), [one for one in borders if one.byte < offset or one.byte == 0]
+
+
+def _borders_in(chunk: bytes, offset: int, row: int, last: Border, cut: Cut) -> Iterator[Border]:
+    """The borders behind line ends of a chunk that begins at `offset` in line `row`."""
+    place = 0
+    if cut.rows is None:
+        byte = last.byte + cut.bytes
+        while (end := chunk.find(b"\n", max(place, byte - 1 - offset))) >= 0:
+            row += chunk.count(b"\n", place, end + 1)
+            place = end + 1
+            yield Border(offset + place, row)
+            byte = offset + place + cut.bytes
+        return
+    wanted = last.row + cut.rows
+    while (end := chunk.find(b"\n", place)) >= 0:
+        place, row = end + 1, row + 1
+        if row == wanted:
+            yield Border(offset + place, row)
+            wanted += cut.rows

@@ -1,0 +1,172 @@
+"""A stage's folder: parts made side by side, one index over them, and a manifest last of all.
+
+Invariant: a folder whose manifest is there and fits holds exactly what was asked for; without it nothing counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hfassets.errors import IntegrityError
+from hfassets.hub.hashing import hash_file
+from hfassets.mds.index import INDEX
+from hfassets.parts import LocalPool, PartsResult, Plan
+from hfassets.parts import run as run_parts
+from hfassets.parts.make import Worker
+from hfassets.parts.plan import MANIFEST_FILE
+from hfassets.progress import Note, ProgressCallback, silent
+from hfassets.storage.atomic import write_atomic
+from hfassets.storage.lease import lease
+from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
+from hfassets.storage.state import StateDir
+
+STATS = "stats.json"
+SIDES = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The habits of one run. Times in s."""
+
+    state: StateDir
+    workers: int = 1
+    force: bool = False
+    run_id: str = ""
+    lease_wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the end of a stage found out: counts that close, numbers for people, and files written beside the parts."""
+
+    account: Mapping[str, int]
+    details: Mapping[str, Any]
+    files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """A finished folder. `reused`: it was there already; `seconds`: of this run."""
+
+    root: Path
+    manifest: Manifest
+    reused: bool = True
+    seconds: float = 0.0
+    parts_made: int = 0
+    parts_reused: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its identity."""
+        return self.manifest.fingerprint
+
+    @property
+    def account(self) -> Mapping[str, int]:
+        """Its counts."""
+        return self.manifest.account
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its stats say."""
+        return self.manifest.details
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A folder that is to be made by a plan. `finish`: gets the folder and its parts when all are there."""
+
+    root: Path
+    plan: Plan
+    worker: Worker
+    finish: Callable[[Path, PartsResult], Finished]
+
+    @property
+    def expected(self) -> Manifest:
+        """A manifest with the identity of what is asked for."""
+        parameters = {**self.plan.parameters, "parts_plan": self.plan.fingerprint}
+        return Manifest(self.plan.stage, self.plan.format, self.plan.inputs, parameters, ".", ())
+
+
+def find_stage(root: Path) -> StageOutput | None:
+    """The finished output in a folder, whatever was asked for; None when there is none or a file is missing."""
+    try:
+        manifest = read_manifest(root / MANIFEST_FILE)
+    except IntegrityError:
+        return None
+    if manifest is None or any(not _has_size(root / file.path, file.size) for file in manifest.files):
+        return None
+    return StageOutput(root, manifest)
+
+
+def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent) -> StageOutput:
+    """Bring the folder to hold what the stage asks for; finished parts of the same plan are kept.
+
+    Raises PartialFailureError naming each part that failed, LeaseHeldError, DataError for a folder of something else.
+    """
+    started = time.monotonic()
+    root = stage.root
+    if not run.force and (found := _done(stage)) is not None:
+        return found
+    with lease(
+        run.state.lease(f"{stage.plan.stage}:{root.absolute()}"),
+        str(root),
+        run_id=run.run_id,
+        wait=run.lease_wait,
+        on_wait=lambda line: progress(Note(line)),
+    ):
+        if not run.force and (found := _done(stage)) is not None:
+            return found
+        (root / MANIFEST_FILE).unlink(missing_ok=True)
+        result = run_parts(stage.plan, stage.worker, LocalPool(run.workers), root, replace=run.force, progress=progress)
+        finished = stage.finish(root, result)
+        manifest = _manifest(stage, result, finished, started)
+        write_manifest(root / MANIFEST_FILE, manifest)
+    seconds = time.monotonic() - started
+    return StageOutput(root, manifest, False, seconds, len(result.made), len(result.reused))
+
+
+def write_stats(root: Path, stats: Mapping[str, Any], name: str = STATS) -> None:
+    """Numbers for people and other tools, as JSON."""
+    write_atomic(root / name, orjson.dumps(stats, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _done(stage: Stage) -> StageOutput | None:
+    found = find_stage(stage.root)
+    return found if found is not None and found.fingerprint == stage.expected.fingerprint else None
+
+
+def _manifest(stage: Stage, result: PartsResult, finished: Finished, started: float) -> Manifest:
+    files = [
+        OutputFile(f"{part['name']}/{file.path}", file.size, file.sha256)
+        for part, manifest in zip(stage.plan.parts, result.manifests, strict=True)
+        for file in manifest.files
+    ]
+    for name in (INDEX, *finished.files):
+        path = stage.root / name
+        if path.exists():
+            files.append(OutputFile(name, path.stat().st_size, hash_file(path, "sha256")))
+    expected = stage.expected
+    return Manifest(
+        stage=expected.stage,
+        format=expected.format,
+        inputs=expected.inputs,
+        parameters=expected.parameters,
+        root=".",
+        files=tuple(files),
+        account=dict(finished.account),
+        details=dict(finished.details),
+        recorded=provenance() | {"seconds": round(time.monotonic() - started, 3)},
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
