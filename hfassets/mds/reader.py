@@ -97,6 +97,10 @@ class ShardData:
         np.cumsum((self.ends[row] - begins) // np.dtype(dtype).itemsize, out=offsets[1:])
         return Ragged(values, offsets)
 
+    def array_lengths(self, name: str) -> Any:
+        """How many numbers each array of a column has, int64."""
+        return self.arrays(name).lengths
+
     def _row(self, name: str) -> int:
         if name not in self.columns:
             raise DataError(f"{self.name}: no column {name!r}; it has {', '.join(self.columns)}")
