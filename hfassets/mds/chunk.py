@@ -66,7 +66,7 @@ class Chunking:
         }
         context = {**parameters, "rule": asdict(self.rule), "tokens": str(self.tokens.root.absolute())}
         plan = Plan(STAGE, FORMAT, {"tokens": self.tokens.fingerprint}, parameters, self.tokens.parts(), context)
-        return Stage(self.root, plan, chunk_part, _finish)
+        return Stage(self.root, plan, chunk_part, _finish, {"tokens": str(self.tokens.root.absolute())})
 
 
 def chunk_part(part: dict[str, Any], folder: Path) -> PartOutput:
@@ -83,7 +83,7 @@ def chunk_part(part: dict[str, Any], folder: Path) -> PartOutput:
         del blocks
         rows = chunked(documents, rule, specials)
         if len(rows):
-            _write(rows, names, rule, specials, folder / side, shape)
+            write_rows(rows, names, rule, specials, folder / side, shape)
         lengths = np.bincount(rows.sizes + specials.count) if len(rows) else np.zeros(0, dtype=np.int64)
         details[side] = {
             "account": rows.account.to_dict(),
@@ -123,9 +123,10 @@ def row_columns(rule: ChunkRule, dtype: str) -> dict[str, str]:
     return {"input_ids": tokens_column(dtype), "id": "str", **where}
 
 
-def _write(
+def write_rows(
     rows: Rows, names: Sequence[bytes], rule: ChunkRule, specials: Specials, folder: Path, shape: ShardShape
 ) -> None:
+    """Rows as an MDS of their own; `names`: the documents' ids in UTF-8."""
     columns = row_columns(rule, rows.tokens.values.dtype.name)
     with shape.writer(folder, columns) as writer:
         for first in range(0, len(rows), _ROWS_AT_ONCE):

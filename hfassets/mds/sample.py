@@ -6,6 +6,7 @@ the seed and the documents' ids; the validation side is always whole.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections import Counter
@@ -134,7 +135,10 @@ def make_sampling(sampling: Sampling, run: StageRun, progress: ProgressCallback 
     ):
         if not run.force and (found := _done(sampling)) is not None:
             return found
+        _check_columns(sampling.members)
         root.parent.mkdir(parents=True, exist_ok=True)
+        for left in root.parent.glob(f".{glob.escape(root.name)}.*.tmp"):
+            shutil.rmtree(left)
         work = root.with_name(f".{root.name}.parts")
         plans = [_Plan(sampling, member, run, work, progress) for member in sampling.members]
         parts = [part for plan in plans for part in plan.parts()]
@@ -143,7 +147,12 @@ def make_sampling(sampling: Sampling, run: StageRun, progress: ProgressCallback 
             "members": {member.name: str(member.root.absolute()) for member in sampling.members},
         })  # fmt: skip
         made = run_parts(plan, sample_part, LocalPool(run.workers), work / "draw", replace=True, progress=progress)
-        manifest = _assemble(sampling, plan, made.manifests, work / "draw", progress)
+        temporary = temporary_beside(root)
+        try:
+            manifest = _assemble(sampling, plan, made.manifests, work / "draw", temporary, progress)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         shutil.rmtree(work)
     return StageOutput(root, manifest, False, 0.0, len(made.made), len(made.reused))
 
@@ -187,7 +196,9 @@ class _Plan:
                 if taken.all():
                     found.append(self._part(SIDES[0], part, folder, repeats))
                 elif taken.any():
-                    found.append(self._part(SIDES[0], part, folder, repeats, stop=asdict(stop), number=number))
+                    extra = [one for one in stop.extra if one[0] == number]
+                    drawn = {**asdict(stop), "extra": extra}
+                    found.append(self._part(SIDES[0], part, folder, repeats, stop=drawn, number=number))
         return found
 
     def _part(self, side: str, part: str, folder: Path, copy: int, **drawn: Any) -> dict[str, Any]:
@@ -237,7 +248,9 @@ def sample_part(part: dict[str, Any], folder: Path) -> PartOutput:
         link_mds(source, folder / "mds")
     else:
         survey = read_survey(source, context["seed"])
-        taken = Threshold(**part["stop"]).takes(survey, part["number"])
+        stop = part["stop"]
+        extra = tuple((number, place) for number, place in stop["extra"])
+        taken = Threshold(stop["priority"], stop["part"], stop["place"], extra).takes(survey, part["number"])
         _write_some(MdsReader(source), row_mask(survey, taken), folder / "mds", ShardShape.from_dict(context["shape"]))
     lengths: Counter[int] = Counter()
     documents = 0
@@ -284,11 +297,26 @@ def _taken(block: ShardData, name: str, wanted: Sequence[int]) -> list[bytes]:
     return [values[place] for place in wanted]
 
 
+def _check_columns(members: Sequence[Member]) -> None:
+    """All members have to have the same columns, or nobody could read them as one."""
+    first: tuple[str, dict[str, str]] | None = None
+    for member in members:
+        columns = read_index(leaves(member.root)[0][2])[0].columns
+        first = first or (member.name, columns)
+        if columns != first[1]:
+            told = [f"{name} has {', '.join(found)}" for name, found in (first, (member.name, columns))]
+            raise DataError(f"{'; '.join(told)}: chunk them by one rule, with one dtype, to put them together")
+
+
 def _assemble(
-    sampling: Sampling, plan: Plan, manifests: Sequence[Manifest], work: Path, progress: ProgressCallback
+    sampling: Sampling,
+    plan: Plan,
+    manifests: Sequence[Manifest],
+    work: Path,
+    temporary: Path,
+    progress: ProgressCallback,
 ) -> Manifest:
     """Put the parts together as `side/[member/]part`, with an index for each side, and publish the whole."""
-    temporary = temporary_beside(sampling.root)
     files: list[OutputFile] = []
     for part, manifest in zip(plan.parts, manifests, strict=True):
         below = Path(part["side"]) / (part["member"] if sampling.nested else "") / part["part"]
@@ -309,11 +337,11 @@ def _assemble(
     expected = sampling.expected
     manifest = Manifest(
         expected.stage, expected.format, expected.inputs, expected.parameters, ".", tuple(files),
-        account=stats["account"], details=stats, recorded=provenance(),
+        account=stats["account"], details=stats,
+        recorded=provenance() | {"made_from": {one.name: str(one.root.absolute()) for one in sampling.members}},
     )  # fmt: skip
     write_manifest(temporary / MANIFEST_FILE, manifest)
     if sampling.root.exists() and read_manifest(sampling.root / MANIFEST_FILE) is None and any(sampling.root.iterdir()):
-        shutil.rmtree(temporary)
         raise DataError(f"{sampling.root} is there already and was not written by hfassets; choose another folder")
     progress(Note(f"publishing {len(files):,} files to {sampling.root}"))
     publish_directory(temporary, sampling.root, replace=True)
@@ -349,5 +377,6 @@ def _stats(sampling: Sampling, plan: Plan, manifests: Sequence[Manifest]) -> dic
     }
     for found in sides.values():
         found["total_tokens_written"] = found["tokens"]
+        found["of"] = {name: dict(counts) for name, counts in found["of"].items()}
         found["lengths"] = {key: found["lengths"][key] for key in sorted(found["lengths"], key=int)}
     return {"account": account, "members": members, "sides": sides}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,15 @@ class StageOutput:
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder that is to be made by a plan. `finish`: gets the folder and its parts when all are there."""
+    """A folder that is to be made by a plan. `finish`: gets the folder and its parts when all are there;
+    `made_from`: where its inputs lie, by their names.
+    """
 
     root: Path
     plan: Plan
     worker: Worker
     finish: Callable[[Path, PartsResult], Finished]
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def expected(self) -> Manifest:
@@ -161,7 +164,7 @@ def _manifest(stage: Stage, result: PartsResult, finished: Finished, started: fl
         files=tuple(files),
         account=dict(finished.account),
         details=dict(finished.details),
-        recorded=provenance() | {"seconds": round(time.monotonic() - started, 3)},
+        recorded=provenance() | {"made_from": dict(stage.made_from), "seconds": round(time.monotonic() - started, 3)},
     )
 
 

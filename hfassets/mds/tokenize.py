@@ -68,7 +68,7 @@ class Tokenization:
             **parameters,
         }
         plan = Plan(STAGE, FORMAT, {"text": self.text.fingerprint}, parameters, self.text.parts(), context)
-        return Stage(self.root, plan, tokenize_part, _finish)
+        return Stage(self.root, plan, tokenize_part, _finish, {"text": str(self.text.root.absolute())})
 
 
 def tokens_column(dtype: str) -> str:
