@@ -79,21 +79,20 @@ class Extension:
             "shape": self.shape.to_dict(),
         }
         roots = {domain.name: str(domain.tokens.root.absolute()) for domain in self.domains}
-        context = {
+        context: dict[str, Any] = {
             **parameters,
             "rule": asdict(self.rule),
             "ids": sorted(self.specials.ids),
             "roots": roots,
         }
         inputs = {domain.name: domain.tokens.fingerprint for domain in self.domains}
-        return Stage(
-            self.root, Plan(STAGE, FORMAT, inputs, parameters, parts, context), extend_part, _finish, context["roots"]
-        )
+        plan = Plan(STAGE, FORMAT, inputs, parameters, parts, context)
+        return Stage(self.root, plan, extend_part, _finish, roots)
 
     def _parts_of(self, domain: Domain) -> list[dict[str, Any]]:
         """The parts of a domain that documents are taken of, with the threshold of each bucket."""
         bounds = _bounds(self.buckets)
-        read = [partial(_survey, domain.tokens.root / below, self.seed) for _, below, _ in domain.tokens.entries]
+        read = [_survey(domain.tokens.root / below, self.seed) for _, below, _ in domain.tokens.entries]
         stops: list[dict[str, Any]] = []
         for least, most in bounds:
             wanted = int(self.budget * domain.share * self.buckets[least])
