@@ -110,13 +110,14 @@ def test_chunks_give_back_the_documents(made: Pipeline, mode: Any, streaming: An
             pieces.setdefault(document, []).append((offset, content[:length]))
             content = content[length:]
         assert not content
+    engine = made.engine
     for document, expected in tokens.items():
         joined: list[int] = []
         for offset, found in sorted(pieces[document]):
             assert offset == len(joined)
             joined += found
-        assert joined[:-1] == expected and joined[-1] == made.engine.specials.eos
-        assert made.engine.decode(joined[:-1]) == texts[document]
+        assert joined[:-1] == expected and joined[-1] == engine.specials.eos
+        assert engine.decode(joined[:-1]) == texts[document]
     assert output.account["tokens_in"] == sum(map(len, tokens.values()))
     assert output.account["eos_added"] == len(tokens)
 
