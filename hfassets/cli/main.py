@@ -27,6 +27,7 @@ COMMANDS = {
     "distill": ("hfassets.cli.distill:distill", "Make a distillation mix: sources, quotas, filters, licences."),
     "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),
+    "mds": ("hfassets.cli.mds:mds", "Convert, tokenize, chunk, sample and mix text as MDS for training."),
     "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from hfassets.mds.reader import MdsReader
 from hfassets.mds.stage import SIDES, STATS, Finished, Stage, write_stats
 from hfassets.mds.tokenize import tokens_column
 from hfassets.mds.upstream import Upstream, side_folders
+from hfassets.mds.writer import Encoded, SideBySide
 from hfassets.parts import PartOutput, PartsResult, Plan
 from hfassets.tokens.account import TokenAccount, total
 from hfassets.tokens.chunking import Rows, Specials, chunked
-from hfassets.tokens.ragged import concatenated
 from hfassets.tokens.rules import ChunkRule
 
 STAGE = "chunked_mds"
@@ -66,7 +67,7 @@ class Chunking:
         }
         context = {**parameters, "rule": asdict(self.rule), "tokens": str(self.tokens.root.absolute())}
         plan = Plan(STAGE, FORMAT, {"tokens": self.tokens.fingerprint}, parameters, self.tokens.parts(), context)
-        return Stage(self.root, plan, chunk_part, _finish, {"tokens": str(self.tokens.root.absolute())})
+        return Stage(self.root, plan, chunk_part, finish_chunks, {"tokens": str(self.tokens.root.absolute())})
 
 
 def chunk_part(part: dict[str, Any], folder: Path) -> PartOutput:
@@ -78,21 +79,24 @@ def chunk_part(part: dict[str, Any], folder: Path) -> PartOutput:
     details: dict[str, Any] = {}
     for side, source in side_folders(Path(context["tokens"]) / part["source"]):
         blocks = list(MdsReader(source).blocks())
-        documents = concatenated([block.arrays(context["columns"][0]) for block in blocks])
+        documents = [block.arrays(context["columns"][0]) for block in blocks]
         names = [name for block in blocks for name in block.encoded(context["columns"][1])]
         del blocks
         rows = chunked(documents, rule, specials)
         if len(rows):
             write_rows(rows, names, rule, specials, folder / side, shape)
-        lengths = np.bincount(rows.sizes + specials.count) if len(rows) else np.zeros(0, dtype=np.int64)
-        details[side] = {
-            "account": rows.account.to_dict(),
-            "lengths": {str(length): int(lengths[length]) for length in np.flatnonzero(lengths)},
-        }
+        details[side] = chunk_details(rows, specials)
     return PartOutput(total(_accounts(details)).to_dict(), details)
 
 
-def row_values(rows: Rows, first: int, stop: int, specials: Specials) -> list[bytes]:
+def chunk_details(rows: Rows, specials: Specials) -> dict[str, Any]:
+    """What a part's manifest says of a side: its account, and how many rows have which length."""
+    lengths = np.bincount(rows.sizes + specials.count) if len(rows) else np.zeros(0, dtype=np.int64)
+    found = {str(length): int(lengths[length]) for length in np.flatnonzero(lengths)}
+    return {"account": rows.account.to_dict(), "lengths": found}
+
+
+def row_values(rows: Rows, first: int, stop: int, specials: Specials) -> SideBySide:
     """The values of a column of tokens for rows `first` to `stop`: content with the special tokens around it."""
     values = rows.tokens.values
     which, size = column(tokens_column(values.dtype.name)), values.dtype.itemsize
@@ -104,17 +108,15 @@ def row_values(rows: Rows, first: int, stop: int, specials: Specials) -> list[by
     starts = (rows.tokens.offsets[rows.documents[begin:end]] + rows.offsets[begin:end]) * size
     stops = starts + rows.lengths[begin:end] * size
     data: Any = memoryview(values).cast("B")
-    pieces = [data[start:one] for start, one in zip(starts.tolist(), stops.tolist(), strict=True)]
-    heads: dict[int, bytes] = {}
-    found = []
-    borders = (rows.firsts[first : stop + 1] - begin).tolist()
+    contents = [data[start:one] for start, one in zip(starts.tolist(), stops.tolist(), strict=True)]
+    if end - begin != stop - first:
+        borders = (rows.firsts[first : stop + 1] - begin).tolist()
+        contents = [b"".join(contents[one:other]) for one, other in pairwise(borders)]
     sizes = rows.sizes[first:stop].tolist()
-    for place, content in enumerate(sizes):
-        head = heads.get(content)
-        if head is None:
-            head = heads[content] = which.array_head((content + specials.count,), values.dtype.name) + before
-        found.append(b"".join((head, *pieces[borders[place] : borders[place + 1]], after)))
-    return found
+    name = values.dtype.name
+    heads = {one: which.array_head((one + specials.count,), name) + before for one in set(sizes)}
+    tail = ([after] * len(sizes),) if after else ()
+    return SideBySide(([heads[one] for one in sizes], contents, *tail))
 
 
 def row_columns(rule: ChunkRule, dtype: str) -> dict[str, str]:
@@ -132,7 +134,7 @@ def write_rows(
         for first in range(0, len(rows), _ROWS_AT_ONCE):
             stop = min(first + _ROWS_AT_ONCE, len(rows))
             begins = rows.firsts[first:stop]
-            values: dict[str, Sequence[bytes]] = {
+            values: dict[str, Encoded] = {
                 "input_ids": row_values(rows, first, stop, specials),
                 "id": [names[document] for document in rows.documents[begins].tolist()],
             }
@@ -163,7 +165,16 @@ def _accounts(details: Mapping[str, Any]) -> list[TokenAccount]:
     return [TokenAccount.from_dict(details[side]["account"]) for side in SIDES if side in details]
 
 
-def _finish(root: Path, result: PartsResult) -> Finished:
+def finish_chunks(
+    root: Path,
+    result: PartsResult,
+    more: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Finished:
+    """Index and stats over all parts; `more` goes into the stats, `recorded` only into the manifest.
+
+    Raises DataError when there is no row at all.
+    """
     sides: dict[str, TokenAccount] = {}
     lengths: dict[str, Counter[int]] = {}
     for side in SIDES:
@@ -179,8 +190,9 @@ def _finish(root: Path, result: PartsResult) -> Finished:
     write_merged(root)
     stats = chunk_stats(account, sum(lengths.values(), Counter()))
     stats["sides"] = {side: chunk_stats(one, lengths[side]) for side, one in sides.items()}
+    stats |= more or {}
     write_stats(root, stats)
-    return Finished(account.to_dict(), stats, (STATS,))
+    return Finished(account.to_dict(), {**stats, **(recorded or {})}, (STATS,))
 
 
 def chunk_stats(account: TokenAccount, lengths: Mapping[int, int]) -> dict[str, Any]:

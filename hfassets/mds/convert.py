@@ -34,7 +34,7 @@ HASHES = ("xxh3_64",)
 class ShardShape:
     """How shards are stored. `size_limit`: bytes of an uncompressed one."""
 
-    compression: str | None = "zstd"
+    compression: str | None = "zstd:1"
     hashes: Sequence[str] = HASHES
     size_limit: int = SIZE_LIMIT
 

@@ -6,7 +6,9 @@ Invariant: the same files give the same parts, wherever they lie and however oft
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import orjson
 
 from hfassets.errors import DataError
+from hfassets.hub.sweep import default_workers
 from hfassets.progress import Progress, ProgressCallback
 from hfassets.sources.files import format_of
 from hfassets.storage.atomic import write_atomic
@@ -98,22 +101,29 @@ def local_files(source: Path, state: StateDir, progress: ProgressCallback, cut: 
     root = source.parent if source.is_file() else source
     memory = state.work("mds_inputs", str(source.absolute())) / "seen.json"
     seen = _remembered(memory)
-    total, done, found = sum(path.stat().st_size for path in paths), 0, []
-    for path in paths:
-        about = path.stat()
-        name = path.relative_to(root).as_posix()
-        key = [about.st_size, about.st_mtime_ns, cut.bytes, cut.rows]
-        if seen.get(name, [None])[0] != key:
-            digest, borders = _examined(path, cut)
-            seen[name] = [key, digest, [[one.byte, one.row] for one in borders]]
-            write_atomic(memory, orjson.dumps(seen))
-        _, digest, borders = seen[name]
-        found.append(
-            InputFile(name, about.st_size, digest, str(path.absolute()), tuple(Border(*one) for one in borders))
-        )
-        done += about.st_size
-        progress(Progress("hash inputs", done, total, "B"))
-    return found
+    total = sum(path.stat().st_size for path in paths)
+    found: dict[Path, InputFile] = {}
+    with ThreadPoolExecutor(default_workers(), thread_name_prefix="inputs") as threads:
+        for path, about, (digest, borders) in threads.map(lambda one: _looked_at(one, root, seen, cut), paths):
+            name = path.relative_to(root).as_posix()
+            key = [about.st_size, about.st_mtime_ns, cut.bytes, cut.rows]
+            if seen.get(name, [None])[0] != key:
+                seen[name] = [key, digest, [[one.byte, one.row] for one in borders]]
+                write_atomic(memory, orjson.dumps(seen))
+            found[path] = InputFile(name, about.st_size, digest, str(path.absolute()), tuple(borders))
+            progress(Progress("hash inputs", sum(one.size for one in found.values()), total, "B"))
+    return [found[path] for path in paths]
+
+
+def _looked_at(
+    path: Path, root: Path, seen: Mapping[str, Any], cut: Cut
+) -> tuple[Path, os.stat_result, tuple[str, Sequence[Border]]]:
+    """A file's hash and borders, as remembered if it has not changed."""
+    about = path.stat()
+    known = seen.get(path.relative_to(root).as_posix())
+    if known is not None and known[0] == [about.st_size, about.st_mtime_ns, cut.bytes, cut.rows]:
+        return path, about, (known[1], [Border(*one) for one in known[2]])
+    return path, about, _examined(path, cut)
 
 
 def pieces(files: Iterable[InputFile]) -> Iterator[Piece]:

@@ -21,10 +21,11 @@ from hfassets.mds.columns import Column, column, encoded_ints
 from hfassets.mds.convert import ShardShape
 from hfassets.mds.index import write_merged
 from hfassets.mds.reader import MdsReader, ShardData
-from hfassets.mds.stage import STATS, Finished, Stage, write_stats
+from hfassets.mds.stage import STATS, Finished, Stage, find_stage, write_stats
 from hfassets.mds.upstream import Upstream, side_folders
-from hfassets.mds.writer import MdsWriter
+from hfassets.mds.writer import Encoded, MdsWriter, SideBySide
 from hfassets.parts import PartOutput, PartsResult, Plan
+from hfassets.tokens.chunking import Specials
 from hfassets.tokens.engine import Engine, EngineName, TokenizerSource
 from hfassets.tokens.ragged import Ragged
 
@@ -33,11 +34,16 @@ FORMAT = 1
 NUM_TOKENS = "num_tokens.json"
 _TRUNCATED_AT = 1024
 _PROBED_DOCUMENTS = 16
+_RECORDED = ("engines", "fell_back", "tokenizer")
+"""What of the stats is told in the manifest alone."""
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """What is tokenized. `dtype`: uint16 or uint32, None = the smallest that fits; `columns`: of text and id."""
+    """What is tokenized. `dtype`: uint16 or uint32, None = the smallest that fits.
+
+    Shards are not compressed unless asked: tokens hardly shrink, and it takes longer than making them.
+    """
 
     root: Path
     text: Upstream
@@ -45,13 +51,14 @@ class Tokenization:
     tokenizer_path: Path
     dtype: str | None = None
     engine: EngineName = "auto"
-    shape: ShardShape = field(default_factory=ShardShape)
+    shape: ShardShape = field(default_factory=lambda: ShardShape(compression=None))
     text_column: str = "text"
     id_column: str = "id"
 
     def stage(self) -> Stage:
         """The folder as a stage; raises DataError for a tokenizer that cannot be read or ids that do not fit."""
-        dtype = Engine(self.tokenizer, "tokenizers").dtype(self.dtype)
+        reference = Engine(self.tokenizer, "tokenizers")
+        dtype, specials = reference.dtype(self.dtype), reference.specials
         self.text.expect({self.text_column: "str"})
         parameters = {
             "tokenizer": self.tokenizer.identity,
@@ -65,10 +72,23 @@ class Tokenization:
             "prefix_space": self.tokenizer.prefix_space,
             "engine": self.engine,
             "text": str(self.text.root.absolute()),
+            "specials": [list(specials.before), list(specials.after), specials.eos, sorted(specials.ids)],
             **parameters,
         }
         plan = Plan(STAGE, FORMAT, {"text": self.text.fingerprint}, parameters, self.text.parts(), context)
         return Stage(self.root, plan, tokenize_part, _finish, {"text": str(self.text.root.absolute())})
+
+
+def specials_of(root: Path) -> tuple[str, Specials]:
+    """Name and special tokens of the tokenizer that a tokenized folder was made with.
+
+    Raises DataError for a folder that hfassets has not made, or not finished.
+    """
+    found = find_stage(root)
+    if found is None or "specials" not in found.details:
+        raise DataError(f"{root}: not a finished tokenized MDS of hfassets; name its tokenizer")
+    before, after, eos, ids = found.details["specials"]
+    return str(found.details["tokenizer"]), Specials(tuple(before), tuple(after), eos, frozenset(ids))
 
 
 def tokens_column(dtype: str) -> str:
@@ -76,31 +96,31 @@ def tokens_column(dtype: str) -> str:
     return f"ndarray:{dtype}"
 
 
-def encoded_arrays(which: Column, arrays: Ragged) -> list[bytes]:
+def encoded_arrays(which: Column, arrays: Ragged) -> SideBySide:
     """The values of a column of arrays; none may be empty."""
     name, size = arrays.values.dtype.name, arrays.values.dtype.itemsize
     data: Any = memoryview(np.ascontiguousarray(arrays.values)).cast("B")  # type: ignore[arg-type]
-    heads: dict[int, bytes] = {}
-    found = []
+    lengths = arrays.lengths.tolist()
+    heads = {length: which.array_head((length,), name) for length in set(lengths)}
     offsets = (arrays.offsets * size).tolist()
-    for start, end in pairwise(offsets):
-        length = end - start
-        head = heads.get(length)
-        if head is None:
-            head = heads[length] = which.array_head((length // size,), name)
-        found.append(b"".join((head, data[start:end])))
-    return found
+    bodies = [data[start:end] for start, end in pairwise(offsets)]
+    return SideBySide(([heads[length] for length in lengths], bodies))
 
 
 def tokenize_part(part: dict[str, Any], folder: Path) -> PartOutput:
     """Worker: one part of a text MDS, both sides."""
     context = part["context"]
-    engine = _engine(context["tokenizer_path"], context["tokenizer_name"], context["prefix_space"], context["engine"])
+    engine = loaded_engine(context)
     counts: Counter[str] = Counter()
     shape = ShardShape.from_dict(context["shape"])
     for side, source in side_folders(Path(context["text"]) / part["source"]):
         _tokenize(MdsReader(source), folder / side, engine, context, shape, counts)
     return PartOutput(dict(counts), {"engine": engine.engine, "fell_back": engine.fell_back})
+
+
+def loaded_engine(context: Mapping[str, Any]) -> Engine:
+    """The tokenizer that a plan's context names; loaded once a process."""
+    return _engine(context["tokenizer_path"], context["tokenizer_name"], context["prefix_space"], context["engine"])
 
 
 @lru_cache(maxsize=2)
@@ -142,7 +162,7 @@ def _tokenize(
             full = Ragged(tokens.values, np.append(tokens.offsets[kept], tokens.offsets[-1]))
             if writer is None:
                 writer = stack.enter_context(shape.writer(folder, columns))
-            values = {
+            values: dict[str, Encoded] = {
                 "input_ids": encoded_arrays(which, full),
                 "id": [ids[place] for place in kept.tolist()],
                 "len": encoded_ints(lengths[kept]),
@@ -174,6 +194,7 @@ def _finish(root: Path, result: PartsResult) -> Finished:
         {"num_tokens": account["tokens"], "num_truncated_tokens": account["tokens_truncated"]},
         NUM_TOKENS,
     )
+    context = result.context
     engines = sorted({str(manifest.details["engine"]) for manifest in result.manifests})
     fallen = sorted({str(one) for manifest in result.manifests if (one := manifest.details["fell_back"])})
     stats = {
@@ -182,8 +203,10 @@ def _finish(root: Path, result: PartsResult) -> Finished:
         "num_tokens": account["tokens"],
         "engines": engines,
         "fell_back": fallen,
+        "tokenizer": context["tokenizer_name"],
+        "specials": context["specials"],
         "parts": len(result.manifests),
     }
     # Which engine made the tokens is told in the manifest: equal tokens have to give equal files.
-    write_stats(root, {key: value for key, value in stats.items() if key not in ("engines", "fell_back")})
+    write_stats(root, {key: value for key, value in stats.items() if key not in _RECORDED})
     return Finished(account, stats, (STATS, NUM_TOKENS))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xxhash
@@ -25,6 +25,15 @@ from hfassets.mds.index import Shard, write_index
 SIZE_LIMIT = 1 << 26
 _ZSTD_LEVELS = range(1, 23)
 _ZSTD_LEVEL = 3
+
+
+class SideBySide(NamedTuple):
+    """The encoded values of a column in pieces: value n is piece n of the first list, then of the second, and so on."""
+
+    pieces: tuple[Sequence[Any], ...]
+
+
+Encoded = Sequence[bytes] | SideBySide
 
 
 class MdsWriter:
@@ -86,14 +95,15 @@ class MdsWriter:
             {name: [one.encode(sample[name])] for name, one in zip(self._names, self._columns, strict=True)}
         )
 
-    def write_encoded(self, values: Mapping[str, Sequence[bytes]]) -> None:
-        """Samples, a list of encoded values for each column."""
-        given = [values[name] for name in self._names]
+    def write_encoded(self, values: Mapping[str, Encoded]) -> None:
+        """Samples, the encoded values of each column; raises DataError for values of another size than a column's."""
+        columns = [_pieces(values[name]) for name in self._names]
+        given = [piece for column in columns for piece in column]
         count = len(given[0])
-        lengths = [np.fromiter(map(len, one), dtype=np.int64, count=count) for one in given]
+        lengths = [sum(np.fromiter(map(len, one), dtype=np.int64, count=count) for one in column) for column in columns]
         varying = [one for one, which in zip(lengths, self._columns, strict=True) if which.size is None]
         for one, which, name in zip(lengths, self._columns, self._names, strict=True):
-            if which.size is not None and count and (one != which.size).any():
+            if which.size is not None and count and bool((one != which.size).any()):  # type: ignore[union-attr]
                 raise DataError(f"a value of column {name} has not the {which.size} B of {which.encoding}")
         heads = np.stack(varying, axis=1).astype("<u4").tobytes() if varying and count else b""
         width = 4 * len(varying)
@@ -153,6 +163,10 @@ class MdsWriter:
     def _described(self, name: str, data: bytes) -> dict[str, Any]:
         hashes = {algorithm: new(data).hexdigest() for algorithm, new in self._hashes}
         return {"basename": name, "bytes": len(data), "hashes": hashes}
+
+
+def _pieces(values: Encoded) -> tuple[Sequence[Any], ...]:
+    return values.pieces if isinstance(values, SideBySide) else (values,)
 
 
 def zstd_level(compression: str | None) -> int | None:

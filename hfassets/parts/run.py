@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hfassets.errors import DataError, IntegrityError, PartialFailureError
 from hfassets.parts.make import Worker, entry_point
@@ -23,11 +24,12 @@ from hfassets.storage.atomic import fsync_directory, remove_temporaries
 
 @dataclass(frozen=True, slots=True)
 class PartsResult:
-    """All parts of a plan, done: manifests in plan order, and the names made now and found done."""
+    """All parts of a plan, done: manifests in plan order, the names made now and found done, and the plan's context."""
 
     manifests: tuple[Manifest, ...]
     made: tuple[str, ...]
     reused: tuple[str, ...]
+    context: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def account(self) -> Mapping[str, int]:
@@ -92,6 +94,7 @@ def run(
         manifests=tuple(manifest for manifest in manifests if manifest is not None),
         made=tuple(name for index, name in enumerate(names) if index in made),
         reused=tuple(name for index, name in enumerate(names) if index not in made),
+        context=plan.context,
     )
 
 

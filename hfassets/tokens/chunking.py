@@ -6,6 +6,7 @@ as skipped, are its tokens (and one end token where that was added), always; not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from hfassets.errors import UsageError
 from hfassets.tokens.account import TokenAccount
 from hfassets.tokens.packing import best_fit
-from hfassets.tokens.ragged import Ragged
+from hfassets.tokens.ragged import Ragged, concatenated
 from hfassets.tokens.rules import ChunkRule
 
 
@@ -69,19 +70,24 @@ class Rows:
         return np.concatenate(pieces)
 
 
-def chunked(documents: Ragged, rule: ChunkRule, specials: Specials) -> Rows:
-    """The rows of a part's documents; raises UsageError when an end token is needed and there is none."""
+def chunked(documents: Ragged | Sequence[Ragged], rule: ChunkRule, specials: Specials) -> Rows:
+    """The rows of a part's documents, given as one or as several, one after the other.
+
+    Raises UsageError when an end token is needed and there is none.
+    """
     capacity = rule.capacity(specials.count)
     needs_eos = rule.add_eos or rule.mode == "concat"
     if needs_eos and specials.eos is None:
         raise UsageError(f"{rule.name} puts an end token behind documents, and the tokenizer has none")
-    tokens, added = _with_eos(documents, specials.eos) if needs_eos else (documents, 0)
+    blocks = [documents] if isinstance(documents, Ragged) else list(documents)
+    tokens = concatenated(blocks, specials.eos if needs_eos else None)
+    given = sum(len(block.values) for block in blocks)
     base = {
-        "documents_in": len(documents),
-        "documents_empty": int((documents.lengths == 0).sum()),
-        "tokens_in": len(documents.values),
-        "eos_added": added,
-        "special_ids_in_text": _count_of(documents.values, specials.ids),
+        "documents_in": len(tokens),
+        "documents_empty": int((tokens.lengths == 0).sum()),
+        "tokens_in": given,
+        "eos_added": len(tokens.values) - given,
+        "special_ids_in_text": sum(_count_of(block.values, specials.ids) for block in blocks),
     }
     make = {"per_document": _per_document, "concat": _concat, "best_fit": _best_fit}[rule.mode]
     rows, counts = make(tokens, rule, capacity)
@@ -102,19 +108,6 @@ def chunked(documents: Ragged, rule: ChunkRule, specials: Specials) -> Rows:
 
 _Made = tuple[tuple[Any, Any, Any, Any], dict[str, int]]
 """documents, offsets, lengths and firsts of Rows, and counts."""
-
-
-def _with_eos(documents: Ragged, eos: int | None) -> tuple[Ragged, int]:
-    """An end token behind each document that has tokens and does not end in one; and how many were put in."""
-    lengths = documents.lengths
-    full = lengths > 0
-    ends = documents.offsets[1:][full]
-    lacking = np.zeros(len(lengths), dtype=bool)
-    lacking[full] = documents.values[ends - 1] != eos
-    places = documents.offsets[1:][lacking]
-    values = np.insert(documents.values, places, np.asarray(eos, dtype=documents.values.dtype))
-    offsets = documents.offsets + np.concatenate([[0], np.cumsum(lacking)])
-    return Ragged(values, offsets), len(places)
 
 
 def _count_of(values: Any, ids: frozenset[int]) -> int:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_SHORT = 64
+"""Arrays of fewer values on average are put together all at once, longer ones one by one."""
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -41,10 +44,52 @@ class Ragged:
         return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def concatenated(parts: Sequence[Ragged]) -> Ragged:
-    """All arrays of all parts, in order."""
-    if len(parts) == 1:
-        return parts[0]
-    ends = np.cumsum([0, *(len(part.values) for part in parts)])
-    offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends, strict=False)]
-    return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([*offsets, ends[-1:]]))
+def concatenated(parts: Sequence[Ragged], end: int | None = None) -> Ragged:
+    """All arrays of all parts, in order; with `end`, that value behind each that is not empty and has another last."""
+    if not parts:
+        return Ragged.of([])
+    lengths = np.concatenate([part.lengths for part in parts])
+    if end is None:
+        values = parts[0].values if len(parts) == 1 else np.concatenate([part.values for part in parts])
+        return Ragged(values, _offsets(lengths))
+    lacking = [_lacking(part, end) for part in parts]
+    dtype = parts[0].values.dtype
+    short = len(lengths) * _SHORT > int(lengths.sum())
+    values = _inserted(parts, lacking, end) if short else _joined(parts, lacking, end)
+    return Ragged(values.astype(dtype, copy=False), _offsets(lengths + np.concatenate(lacking)))
+
+
+def _lacking(part: Ragged, end: int) -> Any:
+    """Which arrays have no such last value, as booleans; empty ones need none."""
+    full = part.lengths > 0
+    lacking = np.zeros(len(part), dtype=bool)
+    lacking[full] = part.values[part.offsets[1:][full] - 1] != end
+    return lacking
+
+
+def _inserted(parts: Sequence[Ragged], lacking: Sequence[Any], end: int) -> Any:
+    """One copy of all values and another with the ends in it: quick where there are many arrays."""
+    return np.concatenate(
+        [np.insert(part.values, part.offsets[1:][ones], end) for part, ones in zip(parts, lacking, strict=True)]
+    )
+
+
+def _joined(parts: Sequence[Ragged], lacking: Sequence[Any], end: int) -> Any:
+    """One copy, array by array: quick where they are long."""
+    dtype = parts[0].values.dtype
+    mark = np.array([end], dtype=dtype).tobytes()
+    pieces: list[Any] = []
+    for part, ones in zip(parts, lacking, strict=True):
+        data: Any = memoryview(np.ascontiguousarray(part.values)).cast("B")  # type: ignore[arg-type]
+        begin = 0
+        for stop in (part.offsets[1:][ones] * dtype.itemsize).tolist():
+            pieces += (data[begin:stop], mark)
+            begin = stop
+        pieces.append(data[begin:])
+    return np.frombuffer(b"".join(pieces), dtype=dtype)
+
+
+def _offsets(lengths: Any) -> Any:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

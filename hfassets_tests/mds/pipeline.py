@@ -12,6 +12,7 @@ import orjson
 from hfassets.demo.hub_corpus import passages
 from hfassets.mds.chunk import Chunking
 from hfassets.mds.documents import Columns
+from hfassets.mds.fused import FusedChunking
 from hfassets.mds.inputs import Cut
 from hfassets.mds.origins import Target, from_files
 from hfassets.mds.reader import MdsReader
@@ -81,6 +82,14 @@ class Pipeline:
         """The tokenized stage."""
         source = TokenizerSource.read(self.tokenizer)
         made = Tokenization(self.root / "tokens", upstream(self.root / "text"), source, self.tokenizer, **given)
+        return make_stage(made.stage(), self.run)
+
+    def fused(self, rule: ChunkRule = RULE, name: str = "fused") -> StageOutput:
+        """The chunked stage in one go."""
+        target = Target(self.root / "none", self.run.state, validation=VALIDATION, cut=Cut(bytes=200_000))
+        source = TokenizerSource.read(self.tokenizer)
+        conversion = from_files(self.root / "source", target)
+        made = FusedChunking(self.root / name, conversion, source, self.tokenizer, rule)
         return make_stage(made.stage(), self.run)
 
     def chunks(self, rule: ChunkRule = RULE, name: str = "chunks") -> StageOutput:

@@ -135,6 +135,22 @@ def test_the_old_fields_of_stats_are_there(made: Pipeline) -> None:
     assert sum(stats["sides"][side]["account"]["rows"] for side in stats["sides"]) == len(lengths)
 
 
+@pytest.mark.parametrize("rule", [RULE, ChunkRule(RULE.size, "best_fit", add_eos=True)])
+def test_one_go_writes_what_the_stages_write(made: Pipeline, rule: ChunkRule) -> None:
+    """The same shards and indexes, byte for byte, and the same account, with the text's counts besides."""
+    staged, fused = made.chunks(rule, f"staged-{rule.mode}"), made.fused(rule, f"fused-{rule.mode}")
+    ours, theirs = (tree(made.root / f"{name}-{rule.mode}") for name in ("fused", "staged"))
+    assert {name: data for name, data in ours.items() if name != "stats.json"} == {
+        name: data for name, data in theirs.items() if name != "stats.json"
+    }
+    assert fused.account == staged.account
+    text = made.text().account
+    assert fused.details["text"] == {
+        **{name: count for name, count in text.items() if not name.startswith("bytes")},
+        "documents_empty": made.tokens().account["documents_empty"],
+    }
+
+
 @pytest.mark.parametrize("workers", [2, 8])
 def test_more_workers_make_the_same_bytes(made: Pipeline, tmp_path: Path, workers: int) -> None:
     """Of every stage."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfassets.errors import UsageError
+from hfassets.tokens import ragged
 from hfassets.tokens.chunking import Rows, Specials, chunked
 from hfassets.tokens.packing import best_fit
 from hfassets.tokens.ragged import Ragged, concatenated
@@ -218,6 +219,16 @@ def test_folders_are_named_as_they_were() -> None:
         ChunkRule(1024, minimum=800, skip=500, backfill=True, duplicates=False).name == "1024-800-500-backfill-nodups"
     )
     assert ChunkRule(8192, minimum=512, skip=32).name == "8192-512-32-no-backfill-dups"
+
+
+@given(st.lists(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=4), max_size=4), st.booleans())
+def test_parts_are_joined_with_an_end_each(parts: list[list[list[int]]], one_by_one: bool) -> None:
+    """Whichever way is taken: behind each array that is not empty and does not end so already."""
+    expected = [[*one, 7] if one and one[-1] != 7 else one for part in parts for one in part]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "_SHORT", 0 if one_by_one else 1 << 40)
+        joined = concatenated([Ragged.of(part, "uint16") for part in parts], 7)
+    assert [joined[place].tolist() for place in range(len(joined))] == expected
 
 
 def test_parts_are_joined_in_order() -> None:
