@@ -92,7 +92,8 @@ def verify(folder: Path, json_path: str | None) -> None:
 @no_token
 def show_(**given: Any) -> None:
     """The first rows of an MDS as text, and how long all of them are."""
-    from hfassets.mds.export import first_rows, length_bins, lengths_of
+    from hfassets.mds.export import first_rows, lengths_of
+    from hfassets.report.plots import counted_histogram
 
     engine = _engine(given)
     rows = first_rows(given["folder"], given["rows"], engine)
@@ -101,7 +102,7 @@ def show_(**given: Any) -> None:
     mean = sum(length * times for length, times in lengths.items()) / count
     if given["plot"] is not None:
         title, unit = f"{given['folder'].name}: lengths", "tokens" if "tokens" in rows[0] else "bytes"
-        given["plot"].write_bytes(binned_histogram(length_bins(lengths), title=title, unit=unit, of="rows"))
+        given["plot"].write_bytes(counted_histogram(lengths, title=title, unit=unit, of="rows"))
     cells = [(one.get("id"), one.get("tokens"), " ".join(str(one.get("text", "")).split())[:80]) for one in rows]
     told = f"{count:,} rows; lengths {min(lengths):,} to {max(lengths):,}, {mean:,.1f} on average"
     table = build_table(["id", "tokens>", "begins"], cells)

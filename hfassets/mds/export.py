@@ -5,8 +5,7 @@ Invariant: nothing of the MDS is changed, except that `decompress` puts uncompre
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,8 +20,6 @@ from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import open_atomic, write_atomic
 from hfassets.tokens.engine import Engine
-
-_BINS_PER_DOUBLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +129,3 @@ def lengths_of(root: Path) -> dict[int, int]:
         for value, time in zip(values.tolist(), times.tolist(), strict=True):
             counts[value] = counts.get(value, 0) + time
     return counts
-
-
-def length_bins(lengths: Mapping[int, int]) -> list[tuple[float, float, int]]:
-    """Lengths above 0 in bins of equal ratio, four a doubling, as (from, to, how many)."""
-    counts: dict[int, int] = {}
-    for length, count in lengths.items():
-        if length:
-            place = int(math.log2(length) * _BINS_PER_DOUBLING)
-            counts[place] = counts.get(place, 0) + count
-    return [
-        (2 ** (place / _BINS_PER_DOUBLING), 2 ** ((place + 1) / _BINS_PER_DOUBLING), counts.get(place, 0))
-        for place in (range(min(counts), max(counts) + 1) if counts else ())
-    ]

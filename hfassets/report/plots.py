@@ -69,6 +69,35 @@ def histogram(values: Sequence[float], *, title: str, unit: str, of: str = "file
     return _png(figure)
 
 
+def counted_histogram(counts: Mapping[int, int], *, title: str, unit: str, of: str) -> bytes:
+    """PNG of how many `of` have which whole number, from how often each is there: any number of them, median exact."""
+    figure, axes = _canvas(3.0)
+    ordered = sorted(counts)
+    total = sum(counts.values())
+    _describe(figure, f"{title}: {total:,} {of}")
+    if not total:
+        _nothing(axes)
+        return _png(figure)
+    low, high = ordered[0], ordered[-1] + 1
+    weights = [counts[value] for value in ordered]
+    steps = min(BINS, high - low)
+    edges = [low + (high - low) * place / steps for place in range(steps + 1)]
+    axes.hist(ordered, bins=edges, weights=weights, color=FILL, edgecolor="white", linewidth=0.5)
+    seen = 0
+    for value, count in zip(ordered, weights, strict=True):
+        seen += count
+        if 2 * seen >= total:
+            _mark_median(axes, value, unit)
+            break
+    _format(axes, unit, "x")
+    _format(axes, of, "y")
+    axes.set_xlabel(unit, color=INK, fontsize=8)
+    axes.set_ylabel(of, color=INK, fontsize=8)
+    axes.margins(y=0.13)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    return _png(figure)
+
+
 def binned_histogram(
     bins: Sequence[tuple[float, float, int]], *, title: str, unit: str, of: str = "files", zeros: int = 0
 ) -> bytes:
@@ -259,9 +288,10 @@ def _label(name: str) -> str:
 
 
 def _ratio_edges(low: float, high: float) -> list[float]:
-    step = (high / low) ** (1 / BINS)
-    # The last edge is set above `high`, which rounding could leave out.
-    return [*(low * step**place for place in range(BINS)), high * (1 + 1e-9)]
+    # By logarithms: the ratio itself may be too large for a number. The last edge is set above `high`, which rounding
+    # could leave out, the first at `low`.
+    begin, step = math.log(low), (math.log(high) - math.log(low)) / BINS
+    return [low, *(math.exp(begin + step * place) for place in range(1, BINS)), high * (1 + 1e-9)]
 
 
 def _linear_bins(values: Sequence[float]) -> int:

@@ -66,4 +66,4 @@ class ChunkRule:
                 "duplicates": self.duplicates if self.backfill else None,
                 "enforce_zeroth": self.enforce_zeroth,
             }
-        return {"size": self.size, "mode": self.mode, "add_eos": self.add_eos, **of_mode}
+        return {"size": self.size, "mode": self.mode, "add_eos": self.add_eos or self.mode == "concat", **of_mode}

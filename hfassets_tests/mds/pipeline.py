@@ -25,6 +25,7 @@ from hfassets.tokens.engine import Engine, TokenizerSource
 from hfassets.tokens.rules import ChunkRule
 
 RULE = ChunkRule(128, minimum=100, skip=62, backfill=True, duplicates=False, add_eos=True)
+COUNT = 2200
 VALIDATION = ValidationRule(seed=1, fraction=0.1)
 
 

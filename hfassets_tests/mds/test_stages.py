@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 import pytest
 
-from hfassets.demo.hub_tokenizer import write_tokenizer
 from hfassets.errors import DataError, IntegrityError, PartialFailureError, UsageError
 from hfassets.mds.documents import Columns
 from hfassets.mds.index import collect, read_index, write_merged
@@ -24,28 +23,7 @@ from hfassets.mds.inputs import Cut
 from hfassets.mds.sides import ValidationRule
 from hfassets.mds.verify import verify_mds
 from hfassets.tokens.rules import ChunkRule
-from hfassets_tests.mds.pipeline import RULE, VALIDATION, Pipeline, corpus, samples, tree, write_jsonl
-
-COUNT = 2200
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample Hub's tokenizer: byte-level, an end token, nothing around sequences."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Pipeline:
-    """The stages of a corpus, made by one process."""
-    pipeline = Pipeline(tmp_path_factory.mktemp("pipeline"), tokenizer)
-    write_jsonl(pipeline.root / "source", corpus(COUNT))
-    pipeline.text()
-    pipeline.tokens()
-    pipeline.chunks()
-    return pipeline
+from hfassets_tests.mds.pipeline import COUNT, RULE, VALIDATION, Pipeline, corpus, samples, tree, write_jsonl
 
 
 def expected_ids(rows: list[dict[str, Any]], files: int = 3) -> list[str]:

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hfassets.report.plots import MAX_BYTES, asked_and_got, bar_chart, histogram, markdown_image, throughput
+from hfassets.report.plots import (
+    MAX_BYTES,
+    asked_and_got,
+    bar_chart,
+    counted_histogram,
+    histogram,
+    markdown_image,
+    throughput,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -33,6 +41,13 @@ def check(png: bytes) -> None:
 def test_any_values_make_a_histogram(values: list[float], unit: str) -> None:
     """None, one, equal, zero and far apart values included."""
     check(histogram(values, title="Sizes", unit=unit))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.dictionaries(st.integers(0, 10**7), st.integers(1, 10**9), max_size=60))
+def test_any_counts_make_a_histogram(counts: dict[int, int]) -> None:
+    """However many of them there are."""
+    check(counted_histogram(counts, title="Lengths", unit="tokens", of="rows"))
 
 
 @settings(max_examples=10, deadline=None)
