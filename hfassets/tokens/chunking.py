@@ -20,6 +20,10 @@ from hfassets.tokens.ragged import Ragged, concatenated
 from hfassets.tokens.rules import ChunkRule
 
 
+_FEW_IDS = 8
+"""So many ids are looked for one by one; more of them by a table."""
+
+
 @dataclass(frozen=True)
 class Specials:
     """Token ids that a tokenizer puts around a sequence, its end token, and all ids that are special to it."""
@@ -111,10 +115,13 @@ _Made = tuple[tuple[Any, Any, Any, Any], dict[str, int]]
 
 
 def _count_of(values: Any, ids: frozenset[int]) -> int:
-    if not ids or not len(values):
+    if not len(values):
         return 0
+    there = [one for one in ids if one <= np.iinfo(values.dtype).max]
+    if len(there) <= _FEW_IDS:
+        return sum(int(np.count_nonzero(values == values.dtype.type(one))) for one in there)
     special = np.zeros(int(values.max()) + 1, dtype=bool)
-    special[[one for one in ids if one < len(special)]] = True
+    special[[one for one in there if one < len(special)]] = True
     return int(np.count_nonzero(special[values]))
 
 

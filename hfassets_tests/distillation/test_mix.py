@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
+import requests
 
 from hfassets.catalog.load import parse_mix
 from hfassets.demo.hub_app import TOKEN
@@ -93,6 +97,64 @@ def test_code_is_that_of_the_archive_and_only_of_the_licences_allowed(mixes: Mix
     from hfassets.demo.hub_corpus import modules
 
     assert texts <= {module.source[:9000] for module in modules()}
+
+
+@pytest.mark.parametrize("language", ["Python", "JavaScript"])
+def test_every_row_of_the_stack_is_in_the_count_that_it_belongs_to(mixes: Mixes, language: str) -> None:
+    """Licences not allowed, contents lost or not decodable, copies, lengths: as a plain reading of all finds them."""
+    name = f"the_stack_{language.lower()}"
+    (made,) = make_mix(mixes.run("total_samples: 9000"), [name]).check().files
+    assert made.exhausted
+    allowed = {"mit", "apache-2.0", "bsd-3-clause", "bsd-2-clause", *(["mpl-2.0"] if language == "Python" else [])}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    path = f"datasets/bigcode/the-stack-v2/resolve/main/data/{language}/train-00000-of-00001.parquet"
+    table = pq.read_table(io.BytesIO(requests.get(f"{mixes.hub.url}/{path}", headers=headers, timeout=30).content))
+    counts: Counter[str] = Counter()
+    texts: set[str] = set()
+    for row in table.to_pylist():
+        licences = {one.lower() for one in row["detected_licenses"]}
+        if not licences or not licences <= allowed:
+            counts["license"] += 1
+            continue
+        answer = requests.get(f"{mixes.hub.url}/_s3/softwareheritage/content/{row['blob_id']}", timeout=30)
+        if answer.status_code == 404:
+            counts["content_missing"] += 1
+            continue
+        try:
+            text = gzip.decompress(answer.content).decode(row["src_encoding"])
+        except UnicodeDecodeError:
+            counts["undecodable"] += 1
+            continue
+        if len(text) < 100:
+            counts["too_short"] += 1
+        elif len(text) > 100_000:
+            counts["too_long"] += 1
+        elif text in texts:
+            counts["duplicate"] += 1
+        else:
+            texts.add(text)
+    assert dict(made.account.refused) == dict(counts)
+    assert min(counts["license"], counts["undecodable"], counts["content_missing"], counts["duplicate"]) > 0
+    assert (made.rows, made.account.read) == (len(texts), table.num_rows)
+
+
+@pytest.mark.parametrize("source", ["openhermes", "ultrachat", "open_orca", "gsm8k", "numina_cot", "hotpotqa"])
+def test_every_row_is_accounted_for_as_a_set_of_texts_would(mixes: Mixes, source: str) -> None:
+    """Asked for more than there is: what is written are the distinct texts, and copies are what is left of them."""
+    (made,) = make_mix(mixes.run("total_samples: 90000"), [source]).check().files
+    assert made.exhausted
+    texts = [orjson.loads(line)["text"] for line in made.path.read_bytes().splitlines()]
+    refused = made.account.refused
+    assert len(set(texts)) == len(texts) == made.rows
+    (again,) = (
+        make_mix(mixes.run("total_samples: 90000\npreprocessing: {deduplicate: false}", folder="copies"), [source])
+        .check()
+        .files
+    )
+    everything = [orjson.loads(line)["text"] for line in again.path.read_bytes().splitlines()]
+    assert refused["duplicate"] == len(everything) - len(set(everything))
+    assert {name: count for name, count in refused.items() if name != "duplicate"} == dict(again.account.refused)
+    assert set(everything) == set(texts)
 
 
 def test_nothing_is_fetched_for_rows_that_their_licence_rules_out(mixes: Mixes) -> None:

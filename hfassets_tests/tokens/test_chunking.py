@@ -221,6 +221,13 @@ def test_folders_are_named_as_they_were() -> None:
     assert ChunkRule(8192, minimum=512, skip=32).name == "8192-512-32-no-backfill-dups"
 
 
+@given(st.lists(st.integers(0, 40), max_size=30), st.frozensets(st.integers(0, 70_000), max_size=20))
+def test_special_ids_in_text_are_counted(tokens: list[int], ids: frozenset[int]) -> None:
+    """However many special tokens there are, and whether their ids fit the dtype or not."""
+    rows = chunked(Ragged.of([tokens], "uint16"), ChunkRule(4), Specials(ids=ids))
+    assert rows.account.special_ids_in_text == sum(token in ids for token in tokens)
+
+
 @given(st.lists(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=4), max_size=4), st.booleans())
 def test_parts_are_joined_with_an_end_each(parts: list[list[list[int]]], one_by_one: bool) -> None:
     """Whichever way is taken: behind each array that is not empty and does not end so already."""
