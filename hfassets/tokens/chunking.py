@@ -19,7 +19,6 @@ from hfassets.tokens.packing import best_fit
 from hfassets.tokens.ragged import Ragged, concatenated
 from hfassets.tokens.rules import ChunkRule
 
-
 _FEW_IDS = 8
 """So many ids are looked for one by one; more of them by a table."""
 
