@@ -14,15 +14,25 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from hfassets.catalog.lock import DatasetPartition, MixPartition, Partition, ShardSetPartition
+from hfassets.catalog.lock import (
+    DatasetPartition,
+    MixPartition,
+    MixturePartition,
+    Partition,
+    RecipePartition,
+    ShardSetPartition,
+)
 from hfassets.catalog.mixes import Mix
 from hfassets.catalog.models import Dataset
+from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
 
 RECORD_VERSION = 3
 DATASETS, C4, DISTILLATION = "datasets", "c4", "distillation"
+MDS, MIXTURES, EXTENSIONS = "mds", "mixtures", "extensions"
+Entry = Dataset | ShardSet | Mix | Recipe | Mixture | ExtensionRecipe
 
 
 class RecordError(CatalogError):
@@ -73,12 +83,16 @@ class Record:
         return tuple(_retired(key, known, entries[id(known.entry)]) for key, known in gone.items())
 
 
-def _parts(one: Partition) -> tuple[str, Dataset | ShardSet | Mix, str | None]:
+def _parts(one: Partition) -> tuple[str, Entry, str | None]:
     """Kind, entry and config (or source) of a partition."""
     if isinstance(one, DatasetPartition):
         return DATASETS, one.dataset, one.config
     if isinstance(one, ShardSetPartition):
         return C4, one.shard_set, None
+    if isinstance(one, RecipePartition):
+        return MDS, one.recipe, None
+    if isinstance(one, MixturePartition):
+        return MIXTURES if isinstance(one.entry, Mixture) else EXTENSIONS, one.entry, None
     return DISTILLATION, one.mix, one.source
 
 
@@ -87,16 +101,36 @@ def _dumped(one: Partition) -> Mapping[str, Any]:
         # In full: what is as the default of a field may be other than what the built-in mix says.
         pins = {"commits": dict(one.commits), "tokenizer": one.tokenizer_commit}
         return {"mix": one.mix.model_dump(mode="json"), **pins}
+    if isinstance(one, RecipePartition):
+        return {"recipe": one.recipe.model_dump(mode="json"), "tokenizer": one.tokenizer_commit}
+    if isinstance(one, MixturePartition):
+        members = {
+            name: {"recipe": of.recipe.model_dump(mode="json"), "commit": of.commit, "tokenizer": of.tokenizer_commit}
+            for name, of in one.members.items()
+        }
+        return {"entry": one.entry.model_dump(mode="json"), "members": members}
     return _parts(one)[1].model_dump(mode="json", exclude_defaults=True)
 
 
-def _validated(known: KnownKey) -> Dataset | ShardSet | Mix:
+def _validated(known: KnownKey) -> Entry:
     if known.kind == DISTILLATION:
         return Mix.model_validate(known.entry["mix"])
+    if known.kind == MDS:
+        return Recipe.model_validate(known.entry["recipe"])
+    if known.kind in (MIXTURES, EXTENSIONS):
+        return (Mixture if known.kind == MIXTURES else ExtensionRecipe).model_validate(known.entry["entry"])
     return (Dataset if known.kind == DATASETS else ShardSet).model_validate(known.entry)
 
 
-def _retired(key: str, known: KnownKey, entry: Dataset | ShardSet | Mix) -> Partition:
+def _retired(key: str, known: KnownKey, entry: Entry) -> Partition:
+    if isinstance(entry, Recipe):
+        return RecipePartition(key, entry, known.commit, known.entry["tokenizer"], retired=True)
+    if isinstance(entry, Mixture | ExtensionRecipe):
+        members = {
+            name: RecipePartition(name, Recipe.model_validate(of["recipe"]), of["commit"], of["tokenizer"])
+            for name, of in known.entry["members"].items()
+        }
+        return MixturePartition(key, entry, members, retired=True)
     if isinstance(entry, Mix):
         pins = known.entry["commits"], known.entry["tokenizer"]
         return MixPartition(key, entry, known.config or "", *pins, retired=True)

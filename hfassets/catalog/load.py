@@ -46,6 +46,13 @@ _MISSING = {
     "repo": "it names the Hub repo, like owner/name",
     "hf_path": "it names the Hub repo, like owner/name",
     "category": "it names one of category_ratios",
+    "name": "it names the partition, and its folder",
+    "source": "it says where the text comes from, like {repo: owner/name}",
+    "tokenizer": "it names the tokenizer, like EleutherAI/pythia-70m",
+    "members": "it names recipes with their shares, like {web: 0.7, code: 0.3}",
+    "domains": "it names recipes with their shares, like {web: 0.7, code: 0.3}",
+    "tokens": "it says how many tokens of documents are drawn",
+    "chunks": "it says how rows are cut, like {size: 8192}",
     "mapper": "it names what turns a row into text: a built-in mapper, or your own as module:function",
 }
 _BOUNDS = {
@@ -144,7 +151,7 @@ def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, s
         problems.extend(problem for problem in found if problem and problem.keys not in reported)
     problems.extend(_duplicate_names(document))
     if catalog is not None:
-        wrong = (*_shared_outputs(catalog), *_unusable_mixes(catalog))
+        wrong = (*_shared_outputs(catalog), *_unusable_mixes(catalog), *_unusable_recipes(catalog))
         problems.extend(Problem(document.line(keys), keys, text) for keys, text in wrong)
     if problems or catalog is None:
         ordered = sorted(problems, key=lambda problem: problem.line)
@@ -209,7 +216,13 @@ def _folder(path: Path, folder: Path | None) -> Path:
 def _duplicate_names(document: Document) -> Iterable[Problem]:
     """Entries whose names (so: partition keys) collide, found in the raw data so that other mistakes hide none."""
     data = document.data
-    for section, key_of in (("datasets", _dataset_name), ("c4", _shard_set_name), ("distillation", _mix_name)):
+    names = (("mds", _given_name), ("mixtures", _given_name), ("extensions", _given_name))
+    for section, key_of in (
+        ("datasets", _dataset_name),
+        ("c4", _shard_set_name),
+        ("distillation", _mix_name),
+        *names,
+    ):
         entries = data.get(section) if isinstance(data, dict) else None
         first: dict[str, int] = {}
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
@@ -235,6 +248,51 @@ def _shard_set_name(entry: Mapping[str, Any]) -> Any:
 
 def _mix_name(entry: Mapping[str, Any]) -> Any:
     return entry.get("name", DEFAULT_NAME)
+
+
+def _given_name(entry: Mapping[str, Any]) -> Any:
+    return entry.get("name")
+
+
+def _unusable_recipes(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
+    """Recipes of sources, shares and members that the catalog does not have."""
+    shard_sets = {one.name for one in catalog.c4}
+    files = {
+        f"{mix.name}/{source.category}/{name}" for mix in catalog.distillation for name, source in mix.enabled.items()
+    }
+    for index, recipe in enumerate(catalog.mds):
+        source = recipe.source
+        if source.c4 is not None and source.c4 not in shard_sets:
+            yield (
+                ("mds", index, "source", "c4"),
+                f"no shard set {source.c4!r} in the section c4; {_near(source.c4, shard_sets)}",
+            )
+        if source.distillation is not None and source.distillation not in files:
+            text = f"no file {source.distillation!r} of a mix; {_near(source.distillation, files)}"
+            yield ("mds", index, "source", "distillation"), text
+        if recipe.validation is not None and recipe.validation > catalog.validation.fraction:
+            text = f"is more than the catalog's fraction {catalog.validation.fraction:g}; it can only be less"
+            yield ("mds", index, "validation"), text
+    recipes = {recipe.name for recipe in catalog.mds}
+    named = (("mixtures", "members", catalog.mixtures), ("extensions", "domains", catalog.extensions))
+    for section, key, entries in named:
+        for index, entry in enumerate(entries):
+            for name in getattr(entry, key):
+                if name not in recipes:
+                    yield (section, index, key, name), f"no recipe {name!r} in the section mds; {_near(name, recipes)}"
+    taken = {recipe.name: "mds" for recipe in catalog.mds}
+    both = {one.name for one in catalog.mixtures} & {one.name for one in catalog.extensions}
+    for index, one in enumerate(catalog.extensions):
+        if one.name in both or one.name in taken:
+            yield ("extensions", index, "name"), f"the name {one.name!r} is taken by another entry; choose another"
+    for index, mixture in enumerate(catalog.mixtures):
+        if mixture.name in taken:
+            yield ("mixtures", index, "name"), f"the name {mixture.name!r} is taken by a recipe; choose another"
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = nearest(word, known)
+    return f"did you mean {close!r}?" if close else f"there are {', '.join(sorted(known)) or 'none'}"
 
 
 def _shared_outputs(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
@@ -278,7 +336,7 @@ def _translate(document: Document, error: Any, root: type[Model] = Catalog) -> P
     keys: Keys = tuple(part for part in error["loc"] if part != "[key]")
     kind, context = error["type"], error.get("ctx", {})
     line, written = document.line(keys), document.written(keys)
-    if keys[-1] == "name" and written is None:
+    if keys[-1] == "name" and written is None and (kind != "missing" or keys[0] == "datasets"):
         return None  # the name was taken from `repo`, where the mistake is
     if kind == "extra_forbidden":
         known = tuple(_model_of(keys[:-1], root).model_fields)

@@ -19,6 +19,7 @@ from hfassets.catalog.fields import RANGE, Model, is_plain
 from hfassets.catalog.load import nearest
 from hfassets.catalog.mixes import Mix, RepoPin
 from hfassets.catalog.models import Catalog, Dataset
+from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
@@ -106,7 +107,39 @@ class MixPartition:
         return self.commits[self.source]
 
 
-Partition = DatasetPartition | ShardSetPartition | MixPartition
+@dataclass(frozen=True, slots=True)
+class RecipePartition:
+    """One partition: an MDS recipe with the pinned commits of its source and its tokenizer, "" for what is here.
+
+    A retired one is no longer in the catalog.
+    """
+
+    key: str
+    recipe: Recipe
+    commit: str
+    tokenizer_commit: str
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MixturePartition:
+    """One partition: a mixture or a context extension of recipes; `members` are their partitions, by name.
+
+    A retired one is no longer in the catalog.
+    """
+
+    key: str
+    entry: Mixture | ExtensionRecipe
+    members: Mapping[str, RecipePartition]
+    retired: bool = False
+
+    @property
+    def commit(self) -> str:
+        """It has no repo of its own."""
+        return ""
+
+
+Partition = DatasetPartition | ShardSetPartition | MixPartition | RecipePartition | MixturePartition
 
 
 def lock_path(catalog: Path) -> Path:
@@ -174,7 +207,27 @@ def partitions(catalog: Catalog, lock: Lock) -> tuple[Partition, ...]:
         for one in catalog.c4
         if (pinned := lock.find(one.repo, one.revision)) is not None
     )
-    return (*datasets, *shard_sets, *(one for mix in catalog.distillation for one in _mix_partitions(mix, lock)))
+    mixes = tuple(one for mix in catalog.distillation for one in _mix_partitions(mix, lock))
+    recipes = tuple(_recipe_partition(recipe, lock) for recipe in catalog.mds if all(map(lock.answers, recipe.pins)))
+    by_name = {one.key: one for one in recipes}
+    named: list[tuple[Mixture | ExtensionRecipe, Mapping[str, float]]] = [
+        *((one, one.members) for one in catalog.mixtures),
+        *((one, one.domains) for one in catalog.extensions),
+    ]
+    sets = tuple(
+        MixturePartition(entry.name, entry, {name: by_name[name] for name in names})
+        for entry, names in named
+        if all(name in by_name for name in names)
+    )
+    return (*datasets, *shard_sets, *mixes, *recipes, *sets)
+
+
+def _recipe_partition(recipe: Recipe, lock: Lock) -> RecipePartition:
+    source, of = recipe.source, recipe.tokenizer
+    found = None if source.repo is None else lock.find(source.repo, source.revision)
+    tokenizer = None if of.repo is None else lock.find(of.repo, of.revision, "model")
+    commit, of_tokenizer = ("" if one is None else one.commit for one in (found, tokenizer))
+    return RecipePartition(recipe.name, recipe, commit, of_tokenizer)
 
 
 def _mix_partitions(mix: Mix, lock: Lock) -> Iterator[MixPartition]:

@@ -44,7 +44,8 @@ def _ratio(value: Any) -> Any:
     return found
 
 
-def _key(value: str) -> str:
+def plain_key(value: str) -> str:
+    """A name that may be that of a file; raises ValueError."""
     if not _PLAIN.fullmatch(value):
         raise ValueError("must be letters, digits, dots, dashes and underscores only: it becomes the name of a file")
     return value
@@ -54,7 +55,8 @@ def _subset(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _mapper(value: str) -> str:
+def plain_mapper(value: str) -> str:
+    """The name of a built-in mapper, or a function as module:function; raises ValueError."""
     from hfassets.distillation.registry import MAPPERS
 
     if value not in MAPPERS and not re.fullmatch(r"[\w.]+:\w+", value):
@@ -74,7 +76,7 @@ def _moved(value: Any) -> Any:
 
 
 Ratio = Annotated[Fraction, BeforeValidator(_ratio), PlainSerializer(str)]
-Key = Annotated[str, AfterValidator(_key)]
+Key = Annotated[str, AfterValidator(plain_key)]
 Length = Annotated[int, Field(ge=0, le=10**12)]
 
 
@@ -118,7 +120,7 @@ class MixSource(Model):
     streaming: bool = True
     filters: MixFilters = Field(default_factory=MixFilters)
     notes: str | None = None
-    mapper: Annotated[str, AfterValidator(_mapper)]
+    mapper: Annotated[str, AfterValidator(plain_mapper)]
     columns: tuple[Text, ...] | None = None
     contents: Literal["software_heritage"] | None = None
     verbatim: bool = False
@@ -184,7 +186,7 @@ class Mix(Model):
     data may not be used so, or where nobody says.
     """
 
-    name: Annotated[Name, AfterValidator(_key)] = DEFAULT_NAME
+    name: Annotated[Name, AfterValidator(plain_key)] = DEFAULT_NAME
     total_samples: int = Field(default=100_000, ge=1, le=10**12)
     output_dir: AbsolutePath | None = None
     category_ratios: Mapping[Key, Ratio]

@@ -29,6 +29,7 @@ from hfassets.catalog.fields import (
     Variable,
 )
 from hfassets.catalog.mixes import Mix, RepoPin
+from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe, ValidationSection
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.hub.layout import default_datasets_cache, default_hub_cache
 
@@ -84,7 +85,17 @@ class VerifySettings(Model):
     reverify_max_partitions_per_tick: int = Field(default=20, ge=1, le=10_000)
 
 
-HeavyAsset = Literal["prepared_dataset", "c4_shards", "distillation_file"]
+HeavyAsset = Literal[
+    "prepared_dataset",
+    "c4_shards",
+    "distillation_file",
+    "text_mds",
+    "tokenized_mds",
+    "chunked_mds",
+    "sampled_mds",
+    "training_mds",
+    "context_extension_mds",
+]
 
 
 class Dataset(Model):
@@ -131,6 +142,9 @@ class S3Section(Model):
     profile: Text | None = None
 
 
+_SECTIONS = ("storage", "hub", "verify", "s3", "validation")
+
+
 class Catalog(Model):
     """All that a `catalog.yaml` says, in its order."""
 
@@ -142,13 +156,18 @@ class Catalog(Model):
     datasets: tuple[Dataset, ...] = ()
     c4: tuple[ShardSet, ...] = ()
     distillation: tuple[Mix, ...] = ()
+    validation: ValidationSection
+    mds: tuple[Recipe, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
+    extensions: tuple[ExtensionRecipe, ...] = ()
 
     @property
     def pinned(self) -> tuple[Dataset | ShardSet | RepoPin, ...]:
         """Every entry whose repo the lock pins to a commit, in order."""
-        return (*self.datasets, *self.c4, *(pin for mix in self.distillation for pin in mix.pins))
+        mixes = (pin for mix in self.distillation for pin in mix.pins)
+        return (*self.datasets, *self.c4, *mixes, *(pin for recipe in self.mds for pin in recipe.pins))
 
     @model_validator(mode="before")
     @classmethod
     def _sections(cls, data: Any) -> Any:
-        return {"storage": {}, "hub": {}, "verify": {}, "s3": {}, **data} if isinstance(data, dict) else data
+        return {**{key: {} for key in _SECTIONS}, **data} if isinstance(data, dict) else data

@@ -40,3 +40,11 @@ def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     if asset not in own and not each:
         return None
     return {"default": own.get(asset, {}), "partitions": each}
+
+
+def recipes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
+    """The same for MDS recipes, mixtures and extensions; None when nobody asks."""
+    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    entries = {"training_mds": catalog.mixtures, "context_extension_mds": catalog.extensions}.get(asset, catalog.mds)
+    each = {glob.escape(entry.name): dict(entry.slurm) for entry in entries if entry.slurm}
+    return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}

@@ -14,7 +14,16 @@ from rich.table import Table
 
 from hfassets.catalog.accepted import Accepted, accept, prune
 from hfassets.catalog.load import catalog_path, configured_path, load_catalog
-from hfassets.catalog.lock import DatasetPartition, MixPartition, lock_path, read_lock, unsynced, write_lock
+from hfassets.catalog.lock import (
+    DatasetPartition,
+    MixPartition,
+    MixturePartition,
+    RecipePartition,
+    lock_path,
+    read_lock,
+    unsynced,
+    write_lock,
+)
 from hfassets.catalog.mixes import RepoPin
 from hfassets.catalog.models import Catalog, Dataset
 from hfassets.catalog.shard_sets import ShardSet
@@ -217,6 +226,12 @@ def _rows(accepted: Accepted) -> Iterator[dict[str, object]]:
             source = one.mix.datasets[one.source]
             pin = RepoPin(one.mix.name, source.hf_path, source.revision)
             yield _row(pin, one.commit, ", ".join(source.subset or ()) or None, one.key, retired=one.retired)
+        elif isinstance(one, RecipePartition):
+            of = one.recipe.source
+            pin = RepoPin(one.key, of.repo or of.kind, of.revision if of.repo else "")
+            yield _row(pin, one.commit or None, of.config, one.key, retired=one.retired)
+        elif isinstance(one, MixturePartition):
+            yield _row(RepoPin(one.key, ", ".join(one.members), ""), None, None, one.key, retired=one.retired)
         else:
             yield _row(one.shard_set, one.commit, one.shard_set.config, one.key, retired=one.retired)
     for entry in unsynced(accepted.catalog, accepted.lock):

@@ -18,6 +18,8 @@ from hfassets.defs.integrity.catalog import catalog_accepted_check, catalog_spec
 from hfassets.defs.integrity.housekeeping import housekeeping_schedule
 from hfassets.defs.integrity.sensors import build_sensors
 from hfassets.defs.location import Location
+from hfassets.defs.mds import assets as mds
+from hfassets.defs.mds.partitions import GROUP as MDS_GROUP
 
 
 def build_definitions(location: Location) -> dg.Definitions:
@@ -32,6 +34,7 @@ def build_definitions(location: Location) -> dg.Definitions:
                 *hub.build_assets(location),
                 *c4.build_assets(location),
                 *distillation.build_assets(location),
+                *mds.build_assets(location),
                 catalog_spec(location),
             ],
             asset_checks=[catalog_accepted_check(location)],
@@ -39,9 +42,9 @@ def build_definitions(location: Location) -> dg.Definitions:
             sensors=[
                 *build_sensors(
                     location,
-                    [*hub.verifiables(location), *c4.verifiables(location), *distillation.verifiables(location)],
+                    [one for system in (hub, c4, distillation, mds) for one in system.verifiables(location)],
                 ),
-                automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP, DISTILLATION_GROUP)),
+                automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP, DISTILLATION_GROUP, MDS_GROUP)),
             ],
             # Parallelism belongs to the parts of a step, not to processes of steps.
             executor=dg.in_process_executor,

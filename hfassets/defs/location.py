@@ -16,13 +16,17 @@ from hfassets.catalog import (
     Catalog,
     DatasetPartition,
     MixPartition,
+    MixturePartition,
+    RecipePartition,
     ShardSetPartition,
     VerifySettings,
     accept,
     catalog_path,
 )
+from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.distillation.from_catalog import mix_run
 from hfassets.errors import DataError, HfassetsError
+from hfassets.mds.from_catalog import declared
 from hfassets.storage import StateDir
 
 DAY = 86_400.0
@@ -37,6 +41,8 @@ class Location:
     _by_key: Mapping[str, DatasetPartition] = field(init=False, repr=False, compare=False)
     _shard_sets: Mapping[str, ShardSetPartition] = field(init=False, repr=False, compare=False)
     _mix_files: Mapping[str, MixPartition] = field(init=False, repr=False, compare=False)
+    _recipes: Mapping[str, RecipePartition] = field(init=False, repr=False, compare=False)
+    _mixtures: Mapping[str, MixturePartition] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         datasets = {one.key: one for one in self.accepted.partitions if isinstance(one, DatasetPartition)}
@@ -45,6 +51,10 @@ class Location:
         mix_files = {one.key: one for one in self.accepted.partitions if isinstance(one, MixPartition)}
         object.__setattr__(self, "_shard_sets", shard_sets)
         object.__setattr__(self, "_mix_files", mix_files)
+        recipes = {one.key: one for one in self.accepted.partitions if isinstance(one, RecipePartition)}
+        mixtures = {one.key: one for one in self.accepted.partitions if isinstance(one, MixturePartition)}
+        object.__setattr__(self, "_recipes", recipes)
+        object.__setattr__(self, "_mixtures", mixtures)
 
     @property
     def catalog(self) -> Catalog:
@@ -149,6 +159,46 @@ class Location:
         if found is None:
             raise DataError(f"{name} is not in {self.path}; reload the code location to see what is")
         return found
+
+    @cached_property
+    def recipes(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of MDS recipes."""
+        return dg.StaticPartitionsDefinition(list(self._recipes))
+
+    def mixtures(self, kind: type[Mixture] | type[ExtensionRecipe]) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of mixtures, or of context extensions."""
+        return dg.StaticPartitionsDefinition(
+            [key for key, one in self._mixtures.items() if isinstance(one.entry, kind)]
+        )
+
+    def members_of(self, kind: type[Mixture] | type[ExtensionRecipe]) -> Mapping[str, set[str]]:
+        """For each recipe the mixtures, or extensions, that it is a member of."""
+        found: dict[str, set[str]] = {}
+        for key, one in self._mixtures.items():
+            for name in one.members if isinstance(one.entry, kind) else ():
+                found.setdefault(name, set()).add(key)
+        return found
+
+    def mds_versions(self, stage: str, kind: type[Recipe] | type[Mixture] | type[ExtensionRecipe]) -> Mapping[str, str]:
+        """What names each output of a stage as the catalog has it now."""
+        of: list[RecipePartition | MixturePartition] = list(self._recipes.values())
+        if kind is not Recipe:
+            of = [one for one in self._mixtures.values() if isinstance(one.entry, kind)]
+        return {one.key: declared(stage, one, self.catalog) for one in of if not one.retired}
+
+    def recipe(self, key: str) -> RecipePartition:
+        """What a key of a recipe stands for; raises as `partition` does."""
+        self.accepted.require()
+        if key not in self._recipes:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._recipes[key]
+
+    def mixture(self, key: str) -> MixturePartition:
+        """What a key of a mixture or an extension stands for; raises as `partition` does."""
+        self.accepted.require()
+        if key not in self._mixtures:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._mixtures[key]
 
     @property
     def partitions_per_run(self) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from hfassets.defs.location import Location
+    from hfassets.defs.mds.assets import Stage
 
 # The runs' events are in Dagster; on the terminal they would bury the table.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -69,6 +70,7 @@ def materialise_all(home: DemoHome) -> int:
     from hfassets.defs.c4.partitions import SHARDS
     from hfassets.defs.distillation.partitions import FILE, SUMMARY
     from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
+    from hfassets.defs.mds.assets import STAGES
 
     started = time.monotonic()
     chain = [SNAPSHOT, VERIFIED, PREPARED]
@@ -120,6 +122,19 @@ def materialise_all(home: DemoHome) -> int:
                         raise_on_error=False,
                     )
                     failed |= _failure(key, result)
+            for stage in STAGES:
+                for key in stage.partitions(location).get_partition_keys():
+                    if _mds_has(instance, location, stage, key):
+                        continue
+                    note(f"materialising {stage.name} {key}", status)
+                    result = job.execute_in_process(
+                        instance=instance,
+                        asset_selection=[stage.key],
+                        partition_key=key,
+                        run_config=QUIET,
+                        raise_on_error=False,
+                    )
+                    failed |= _failure(f"{stage.name} {key}", result)
             note("taking the inventory of the cache", status)
             sweep = {**QUIET, "ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
             result = job.execute_in_process(
@@ -130,6 +145,8 @@ def materialise_all(home: DemoHome) -> int:
         rows += _rows(home, instance, SHARDS, tuple(location.shard_sets.get_partition_keys()))
         rows += _rows(home, instance, FILE, tuple(location.mix_files.get_partition_keys()))
         rows += _rows(home, instance, SUMMARY, tuple(location.mixes.get_partition_keys()))
+        for stage in STAGES:
+            rows += _rows(home, instance, stage.key, tuple(stage.partitions(location).get_partition_keys()))
         rows += _rows(home, instance, INVENTORY, [None])
     columns = ["asset", "partition", "rows>", "size>", "checks", "where"]
     console.print(
@@ -188,6 +205,16 @@ def _mix_has(instance: dg.DagsterInstance, location: Location, asset: dg.AssetKe
     return told == (found[0] if asset == FILE else mix_fingerprint(found))
 
 
+def _mds_has(instance: dg.DagsterInstance, location: Location, stage: Stage, key: str) -> bool:
+    """Whether Dagster has an output of the MDS group as it is on disk."""
+    from hfassets.mds.from_catalog import Recipes
+    from hfassets.mds.stage import find_stage
+
+    latest = _latest(instance, stage.key, key)
+    there = find_stage(stage.root(Recipes(location.catalog), stage.partition(location, key)))
+    return latest is not None and there is not None and latest.metadata["fingerprint"].value == there.fingerprint
+
+
 def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -> dg.AssetMaterialization | None:
     import dagster as dg
 
@@ -224,8 +251,9 @@ def _checks(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -
     from hfassets.defs.c4 import checks as c4
     from hfassets.defs.distillation import checks as distillation
     from hfassets.defs.hub import checks as hub
+    from hfassets.defs.mds import checks as mds
 
-    names = {**hub.CHECKS_OF, **c4.CHECKS_OF, **distillation.CHECKS_OF}[asset]
+    names = {**hub.CHECKS_OF, **c4.CHECKS_OF, **distillation.CHECKS_OF, **mds.CHECKS_OF}[asset]
     passed = 0
     for name in names:
         history = instance.event_log_storage.get_asset_check_execution_history(

@@ -5,6 +5,7 @@ Invariant: a folder whose manifest is there and fits holds exactly what was aske
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,14 @@ SIDES = ("train", "validation")
 
 @dataclass(frozen=True)
 class StageRun:
-    """The habits of one run. Times in s."""
+    """The habits of one run. `replaces`: a folder that holds another plan of the stage is made anew. Times in s."""
 
     state: StateDir
     workers: int = 1
     force: bool = False
     run_id: str = ""
     lease_wait: float = 0.0
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
         if not run.force and (found := _done(stage)) is not None:
             return found
         (root / MANIFEST_FILE).unlink(missing_ok=True)
-        result = run_parts(stage.plan, stage.worker, LocalPool(run.workers), root, replace=run.force, progress=progress)
+        for part in stage.plan.parts if run.force else ():
+            shutil.rmtree(root / part["name"], ignore_errors=True)
+        pool, replace = LocalPool(run.workers), run.force or run.replaces
+        result = run_parts(stage.plan, stage.worker, pool, root, replace=replace, progress=progress)
         finished = stage.finish(root, result)
         manifest = _manifest(stage, result, finished, started)
         write_manifest(root / MANIFEST_FILE, manifest)

@@ -38,7 +38,7 @@ KEYS = (
     "num_proc, slurm"
 )
 
-SECTIONS = "storage, hub, verify, slurm, s3, datasets, c4, distillation"
+SECTIONS = "storage, hub, verify, slurm, s3, datasets, c4, distillation, validation, mds, mixtures, extensions"
 BAD = [
     ("", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
     ("# nothing\n", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
@@ -194,7 +194,10 @@ BAD = [
     ),
     (
         "slurm:\n  hub_snapshot: {cpus: 1}",
-        ["catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards or distillation_file"],
+        [
+            "catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards, distillation_file, text_mds, "
+            "tokenized_mds, chunked_mds, sampled_mds, training_mds or context_extension_mds"
+        ],
     ),
     (
         'datasets:\n  - repo: a/b\n    name: "x\\ny"',
