@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -125,7 +126,7 @@ def make_sampling(sampling: Sampling, run: StageRun, progress: ProgressCallback 
     """
     if not run.force and (found := _done(sampling)) is not None:
         return found
-    root = sampling.root
+    started, root = time.monotonic(), sampling.root
     with lease(
         run.state.lease(f"{sampling.stage}:{root.absolute()}"),
         str(root),
@@ -154,7 +155,7 @@ def make_sampling(sampling: Sampling, run: StageRun, progress: ProgressCallback 
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         shutil.rmtree(work)
-    return StageOutput(root, manifest, False, 0.0, len(made.made), len(made.reused))
+    return StageOutput(root, manifest, False, time.monotonic() - started, len(made.made), len(made.reused))
 
 
 def _done(sampling: Sampling) -> StageOutput | None:

@@ -21,7 +21,7 @@ SHARE_TOLERANCE = 0.001
 def of_stage(made: StageOutput, names: tuple[str, ...], proof: VerifiedMds | None) -> Outcome:
     """An output that is done: how much there is, what became of what came in, how long rows are."""
     details, account = made.details, {name: count for name, count in made.account.items() if count}
-    table = build_table(["count", "of >"], [(name.replace("_", " "), count) for name, count in account.items()])
+    table = build_table(["what", "count >"], [(name.replace("_", " "), count) for name, count in account.items()])
     rows = _rows(made)
     metadata: dict[str, Any] = {
         "dagster/row_count": rows,
