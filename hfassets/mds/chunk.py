@@ -27,7 +27,7 @@ from hfassets.mds.upstream import Upstream, side_folders
 from hfassets.mds.writer import Encoded, SideBySide
 from hfassets.parts import PartOutput, PartsResult, Plan
 from hfassets.tokens.account import TokenAccount, total
-from hfassets.tokens.chunking import Rows, Specials, chunked
+from hfassets.tokens.chunking import Rows, Specials, check_rule, chunked
 from hfassets.tokens.rules import ChunkRule
 
 STAGE = "chunked_mds"
@@ -52,7 +52,7 @@ class Chunking:
 
     def stage(self) -> Stage:
         """The folder as a stage; raises UsageError for a rule that cannot be followed with these special tokens."""
-        self.rule.capacity(self.specials.count)
+        check_rule(self.rule, self.specials)
         self.tokens.expect({self.tokens_column: "ndarray", self.id_column: "str"})
         parameters = {
             "rule": self.rule.identity(),

@@ -25,7 +25,7 @@ from hfassets.mds.stage import SIDES, STATS, Finished, Stage, write_stats
 from hfassets.mds.upstream import Upstream, side_folders
 from hfassets.parts import PartOutput, PartsResult, Plan
 from hfassets.tokens.account import TokenAccount, total
-from hfassets.tokens.chunking import Specials, chunked
+from hfassets.tokens.chunking import Specials, check_rule, chunked
 from hfassets.tokens.ragged import Ragged, concatenated
 from hfassets.tokens.rules import ChunkRule
 
@@ -62,7 +62,7 @@ class Extension:
 
         Raises UsageError for shares that do not add up to 1, DataError for a bucket that has too few tokens.
         """
-        self.rule.capacity(self.specials.count)
+        check_rule(self.rule, self.specials)
         for what, shares in (("domains", [one.share for one in self.domains]), ("buckets", self.buckets.values())):
             if abs(sum(shares) - 1) > 1e-6 or min(shares) <= 0:
                 raise UsageError(f"the shares of the {what} have to be positive and add up to 1, not {sum(shares):g}")

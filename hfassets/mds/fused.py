@@ -25,7 +25,7 @@ from hfassets.mds.text_sources import open_piece
 from hfassets.mds.tokenize import loaded_engine
 from hfassets.parts import PartOutput, PartsResult, Plan
 from hfassets.tokens.account import TokenAccount, total
-from hfassets.tokens.chunking import Specials, chunked
+from hfassets.tokens.chunking import Specials, check_rule, chunked
 from hfassets.tokens.engine import Engine, EngineName, TokenizerSource
 from hfassets.tokens.ragged import Ragged
 from hfassets.tokens.rules import ChunkRule
@@ -53,7 +53,7 @@ class FusedChunking:
         """The folder as a stage; raises what the stages of its three steps raise."""
         reference = Engine(self.tokenizer, "tokenizers")
         specials, dtype = reference.specials, reference.dtype(self.dtype)
-        self.rule.capacity(specials.count)
+        check_rule(self.rule, specials)
         text = self.conversion.stage().plan
         parameters = {
             "text": {key: value for key, value in text.parameters.items() if key != "shape"},

@@ -5,6 +5,7 @@ Invariant: a part's folder appears whole, its manifest in it, or not at all; one
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import shutil
@@ -19,6 +20,7 @@ from hfassets.parts.plan import MANIFEST_FILE, Outcome, PartOutput, Plan, load_p
 from hfassets.storage import OutputFile, publish_directory, write_manifest
 from hfassets.storage.atomic import temporary_beside
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Worker = Callable[[dict[str, Any], Path], PartOutput | None]
 
 
@@ -49,6 +51,10 @@ def attempt(plan_file: Path, fingerprint: str, index: int) -> Outcome:
         return Outcome(index, made=_make(plan, resolve(worker), plan_file.parent, index))
     except HfassetsError as error:
         return Outcome(index, error=str(error))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            return Outcome(index, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        return Outcome(index, error=f"no room left on the disk of {plan_file.parent}; free some and run again")
     except Exception as error:
         return Outcome(index, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 

@@ -73,15 +73,19 @@ class Rows:
         return np.concatenate(pieces)
 
 
+def check_rule(rule: ChunkRule, specials: Specials) -> int:
+    """The content tokens of a row; raises UsageError for a rule that cannot be followed with these special tokens."""
+    if rule.needs_eos and specials.eos is None:
+        raise UsageError(f"{rule.name} puts an end token behind documents, and the tokenizer has none")
+    return rule.capacity(specials.count)
+
+
 def chunked(documents: Ragged | Sequence[Ragged], rule: ChunkRule, specials: Specials) -> Rows:
     """The rows of a part's documents, given as one or as several, one after the other.
 
     Raises UsageError when an end token is needed and there is none.
     """
-    capacity = rule.capacity(specials.count)
-    needs_eos = rule.add_eos or rule.mode == "concat"
-    if needs_eos and specials.eos is None:
-        raise UsageError(f"{rule.name} puts an end token behind documents, and the tokenizer has none")
+    capacity, needs_eos = check_rule(rule, specials), rule.needs_eos
     blocks = [documents] if isinstance(documents, Ragged) else list(documents)
     tokens = concatenated(blocks, specials.eos if needs_eos else None)
     given = sum(len(block.values) for block in blocks)

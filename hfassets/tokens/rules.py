@@ -48,6 +48,11 @@ class ChunkRule:
         return capacity
 
     @property
+    def needs_eos(self) -> bool:
+        """Whether an end token is put behind documents."""
+        return self.add_eos or self.mode == "concat"
+
+    @property
     def name(self) -> str:
         """As folders are named: `1024-800-500-backfill-nodups`, `1024-concat`, `1024-best_fit`."""
         if self.mode != "per_document":
@@ -66,4 +71,4 @@ class ChunkRule:
                 "duplicates": self.duplicates if self.backfill else None,
                 "enforce_zeroth": self.enforce_zeroth,
             }
-        return {"size": self.size, "mode": self.mode, "add_eos": self.add_eos or self.mode == "concat", **of_mode}
+        return {"size": self.size, "mode": self.mode, "add_eos": self.needs_eos, **of_mode}

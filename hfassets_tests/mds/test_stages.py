@@ -305,3 +305,57 @@ def test_another_plan_is_not_mixed_in(made: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds another plan"):
         other.text(validation=ValidationRule(2, 0.3))
     assert tree(tmp_path / "text") == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(made: Pipeline, tmp_path: Path) -> None:
+    """A small tmpfs in each stage's place: the folder is named; with room again, the bytes are those of other runs."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root")
+    other = Pipeline(tmp_path, made.tokenizer)
+    write_jsonl(other.root / "source", corpus(COUNT))
+    for stage in ("text", "tokens", "chunks"):
+        folder = tmp_path / stage
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=True)
+        try:
+            with pytest.raises(PartialFailureError, match=f"no room left on the disk of {folder}; free some and run"):
+                getattr(other, stage)()
+            assert not (folder / "manifest.json").exists() and not (folder / "index.json").exists()
+            assert list(folder.glob("part_*/manifest.json"))
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+        getattr(other, stage)()
+        assert tree(folder) == tree(made.root / stage)
+
+
+def test_a_corrupt_shard_is_named_by_the_stage_that_reads_it(made: Pipeline, tmp_path: Path) -> None:
+    """One part fails, the others are made; put right, only that part is left to do."""
+    other = Pipeline(tmp_path, made.tokenizer)
+    shutil.copytree(made.root / "text", tmp_path / "text")
+    shard = tmp_path / "text/part_00002/train/shard.00000.mds.zstd"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(
+        PartialFailureError, match=r"1 of \d+ parts failed: part_00002: .*shard\.00000\.mds\.zstd"
+    ) as caught:
+        other.tokens()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "tokens/manifest.json").exists()
+    shard.write_bytes(good)
+    output = other.tokens()
+    assert output.parts_made == 1
+    assert tree(tmp_path / "tokens") == tree(made.root / "tokens")
+
+
+def test_an_end_token_that_is_needed_and_not_there_is_said(made: Pipeline, tmp_path: Path) -> None:
+    """Before any part is tried."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(made.tokenizer / "tokenizer.json", bare / "tokenizer.json")
+    other = Pipeline(tmp_path, bare)
+    write_jsonl(other.root / "source", corpus(30))
+    other.text()
+    other.tokens()
+    with pytest.raises(UsageError, match="128-concat puts an end token behind documents, and the tokenizer has none"):
+        other.chunks(ChunkRule(128, "concat"))
+    assert other.chunks(ChunkRule(128), "without").account["rows"] > 0
