@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from hfassets.mds.index import Shard, write_index
 SIZE_LIMIT = 1 << 26
 _ZSTD_LEVELS = range(1, 23)
 _ZSTD_LEVEL = 3
+_PIECES = 4096
 
 
 class SideBySide(NamedTuple):
@@ -107,11 +108,12 @@ class MdsWriter:
                 raise DataError(f"a value of column {name} has not the {which.size} B of {which.encoding}")
         heads = np.stack(varying, axis=1).astype("<u4").tobytes() if varying and count else b""
         width = 4 * len(varying)
-        sizes = (sum(lengths) + width).tolist()  # type: ignore[union-attr]
+        totals = sum(lengths) + width
+        sizes = totals.tolist()  # type: ignore[union-attr]
         pieces = [heads[start : start + width] for start in range(0, len(heads), width)] if width else []
         rows = list(zip(*([pieces] if width else []), *given, strict=True))
         start = 0
-        for stop in self._borders(sizes):
+        for stop in self._borders(totals):
             self._pieces += chain.from_iterable(rows[start:stop])
             self._sizes += sizes[start:stop]
             start = stop
@@ -129,18 +131,22 @@ class MdsWriter:
         write_index(self._folder, self._shards)
         return tuple(self._shards)
 
-    def _borders(self, sizes: Sequence[int]) -> list[int]:
+    def _borders(self, sizes: Any) -> list[int]:
         """Before which samples a new shard begins; the bytes of the last, unfinished one are remembered."""
-        if self._limit is None:
+        if self._limit is None or not len(sizes):
             return []
-        found = []
-        filled, limit = self._filled, self._limit
-        for place, size in enumerate(sizes):
-            if filled + size + 4 > limit:
-                found.append(place)
-                filled = self._empty
-            filled += size + 4
-        self._filled = filled
+        ends = np.cumsum(sizes + 4)
+        found: list[int] = []
+        filled, before = self._filled, 0
+        while True:
+            place = int(np.searchsorted(ends, self._limit - filled + before, side="right"))
+            # A sample that is too large for a shard has one to itself.
+            place = max(place, found[-1] + 1) if found else place
+            if place >= len(ends):
+                break
+            found.append(place)
+            filled, before = self._empty, int(ends[place - 1]) if place else 0
+        self._filled = filled + int(ends[-1]) - before
         return found
 
     def _flush(self) -> None:
@@ -148,21 +154,39 @@ class MdsWriter:
         offsets = np.zeros(count + 1, dtype=np.int64)
         np.cumsum(self._sizes, out=offsets[1:])
         offsets += 4 + 4 * (count + 1) + len(self._config_data)
-        head = (np.uint32(count).tobytes(), offsets.astype("<u4").tobytes(), self._config_data)
-        data = b"".join(chain(head, self._pieces))
-        self._pieces, self._sizes = [], []
+        head = [np.uint32(count).tobytes(), offsets.astype("<u4").tobytes(), self._config_data]
+        pieces, self._pieces, self._sizes = [*head, *self._pieces], [], []
         name = f"shard.{len(self._shards):05}.mds"
-        raw, packed = self._described(name, data), None
-        if self._level is not None:
-            name, data = f"{name}.zstd", zstd.compress(data, self._level)
-            packed = self._described(name, data)
-        with (self._folder / name).open("xb") as file:
-            file.write(data)
+        packed = None
+        if self._level is None:
+            raw = self._written(name, (b"".join(some) for some in _batched(pieces)))
+        else:
+            data = b"".join(pieces)
+            raw = self._described(name, len(data), [new(data) for _, new in self._hashes])
+            zipped = zstd.compress(data, self._level)
+            packed = self._written(f"{name}.zstd", [zipped])
         self._shards.append(Shard({**self._config, "samples": count, "raw_data": raw, "zip_data": packed}))
 
-    def _described(self, name: str, data: bytes) -> dict[str, Any]:
-        hashes = {algorithm: new(data).hexdigest() for algorithm, new in self._hashes}
-        return {"basename": name, "bytes": len(data), "hashes": hashes}
+    def _written(self, name: str, blocks: Iterable[bytes]) -> dict[str, Any]:
+        """Write a file block by block: a buffer for all of it would be new to the machine for every shard."""
+        hashes, size = [new() for _, new in self._hashes], 0
+        with (self._folder / name).open("xb", buffering=0) as file:
+            for block in blocks:
+                for one in hashes:
+                    one.update(block)
+                # A plain file takes all of it, or raises.
+                size += file.write(block)
+        return self._described(name, size, hashes)
+
+    def _described(self, name: str, size: int, hashes: Sequence[Any]) -> dict[str, Any]:
+        named = {algorithm: one.hexdigest() for (algorithm, _), one in zip(self._hashes, hashes, strict=True)}
+        return {"basename": name, "bytes": size, "hashes": named}
+
+
+def _batched(pieces: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The same pieces, some at a time."""
+    for start in range(0, len(pieces), _PIECES):
+        yield pieces[start : start + _PIECES]
 
 
 def _pieces(values: Encoded) -> tuple[Sequence[Any], ...]:
