@@ -16,7 +16,7 @@ from hfassets.distillation.mapping import Mapper, RowRefusedError
 from hfassets.errors import DataError
 from hfassets.hub.listing import RepoFile
 from hfassets.mds.inputs import Piece
-from hfassets.sources.files import LocalSource, SliceSource, Source
+from hfassets.sources.files import LocalSource, SliceSource, Source, format_of
 from hfassets.sources.packed import BadRow, rows_of
 from hfassets.sources.records import records
 
@@ -54,10 +54,10 @@ class Reading:
         self._lacking += 1
         self._columns = self._columns or sorted(row)
 
-    def check(self, name: str, columns: Columns) -> None:
+    def check(self, name: str, columns: Columns, source: Source) -> None:
         """Raise DataError when no row at all had the text column: then it is not the rows that are wrong."""
         if self._lacking and self._lacking == self.read - self.refused[MALFORMED]:
-            has = ", ".join(self._columns or ()) or "none"
+            has = ", ".join(_parquet_columns(source) or self._columns or ()) or "none"
             raise DataError(f"{name}: no column {columns.text!r} for the text; there are {has}")
 
 
@@ -77,7 +77,17 @@ def documents(
     for block in records(source, 0, wanted):
         yield _block(rows_of(block.rows), piece.file.path, piece.begin.row + block.first, columns, mapper, reading)
     if mapper is None:
-        reading.check(piece.file.path, columns)
+        reading.check(piece.file.path, columns, source)
+
+
+def _parquet_columns(source: Source) -> list[str]:
+    """The columns of a Parquet file that lies here: of its rows only the wanted ones were read. Else none."""
+    if not isinstance(source, LocalSource) or format_of(source.file.path) != "parquet":
+        return []
+    import pyarrow.parquet as pq
+
+    names: list[str] = pq.read_schema(source.path).names
+    return names
 
 
 def opened(piece: Piece) -> LocalSource | SliceSource:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hfassets.errors import DataError, IntegrityError, PartialFailureError, UsageError
@@ -228,6 +230,14 @@ def test_what_cannot_be_converted_is_one_line(
         pipeline.text(columns=columns)
     assert "\n" not in str(failure.value)
     assert not (tmp_path / "text/manifest.json").exists()
+
+
+def test_a_column_that_a_parquet_file_lacks_is_said_with_those_that_it_has(tmp_path: Path, tokenizer: Path) -> None:
+    """All of them, though only the wanted ones are read."""
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table({"content": ["a"], "url": ["u"]}), tmp_path / "source/a.parquet")
+    with pytest.raises(PartialFailureError, match=r"a\.parquet: no column 'text' for the text; there are content, url"):
+        Pipeline(tmp_path, tokenizer).text()
 
 
 def test_rows_that_are_no_documents_are_counted(tmp_path: Path, tokenizer: Path) -> None:
