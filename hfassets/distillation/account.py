@@ -10,7 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from hfassets.distillation.candidates import Refused
 from hfassets.errors import IntegrityError
@@ -21,6 +24,15 @@ OTHER_BATCH = "other_batch"
 LONG_PROMPT = "long_prompt"
 MOST_EXAMPLES = 3
 STEPS_PER_DOUBLING = 4
+_MOST_DOUBLINGS = 40
+
+
+@cache
+def _edges() -> Any:
+    """The fewest characters of each bin but the first, as `write` puts them."""
+    return np.array(
+        [math.ceil(2 ** (step / STEPS_PER_DOUBLING)) for step in range(1, _MOST_DOUBLINGS * STEPS_PER_DOUBLING)]
+    )
 
 
 @dataclass
@@ -57,6 +69,19 @@ class Account:
         self.min_length = characters if self.min_length is None else min(self.min_length, characters)
         self.max_length = characters if self.max_length is None else max(self.max_length, characters)
         self.histogram[int(math.log2(characters) * STEPS_PER_DOUBLING) if characters else 0] += 1
+
+    def write_all(self, characters: Any, folded: Any) -> None:
+        """Count rows that are written, by arrays of what `write` wants."""
+        if not len(characters):
+            return
+        self.written += len(characters)
+        self.folded += int(folded.sum())
+        self.total_chars += int(characters.sum())
+        least, most = int(characters.min()), int(characters.max())
+        self.min_length = least if self.min_length is None else min(self.min_length, least)
+        self.max_length = most if self.max_length is None else max(self.max_length, most)
+        bins, counts = np.unique(np.searchsorted(_edges(), characters, side="right"), return_counts=True)
+        self.histogram.update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -129,7 +129,7 @@ class Selection:
         except _STUMBLES as error:
             return Refused(MALFORMED, f"{type(error).__name__}: {error}")
         length = len(text)
-        if self._fold is not None and self._run in text and not _is_verbatim(turns):
+        if self._fold is not None and self._has_run(text) and not _is_verbatim(turns):
             text, span = self._folded(text, span)
         folded = len(text) < length
         limits = self.filters
@@ -143,7 +143,9 @@ class Selection:
         return self._candidate(text, prompt, span, mapped, folded)
 
     def _candidate(self, text: str, prompt: str, span: Span | None, mapped: Mapped, folded: bool) -> Outcome:
-        metadata = dict(mapped.metadata)
+        metadata = mapped.metadata
+        if span is not None or self.notes is not None or type(metadata) is not dict:
+            metadata = dict(metadata)
         if span is not None:
             metadata["rationale_span"] = span
         if self.notes is not None:
@@ -155,10 +157,13 @@ class Selection:
         except orjson.JSONEncodeError as error:
             return Refused(MALFORMED, f"not fit for JSON: {error}")
 
+    def _has_run(self, text: str) -> bool:
+        # Most texts have none; a count is faster than a search, and that faster than a pattern.
+        return text.count("\n") >= len(self._run) and self._run in text
+
     def _folded(self, text: str, span: Span | None) -> tuple[str, Span | None]:
         """Long runs of newlines made shorter, and the span moved along."""
-        # Most texts have no such run, and a search for it is faster than a pattern.
-        if self._fold is None or self._run not in text:
+        if self._fold is None or not self._has_run(text):
             return text, span
         cuts = [match.span(1) for match in self._fold.finditer(text)]
         kept = self._fold.sub(lambda match: match[0][: match.end() - match.start() - len(match[1])], text)

@@ -89,6 +89,23 @@ class DigestSet:
         """Whether `add` would be True; it was in the last `look_up`."""
         return digest not in self._new and digest not in self._known
 
+    def add_some(self, digests: Sequence[bytes], most: int) -> list[bool]:
+        """`add` of one after the other until it was True `most` times: what it was for those that were come to."""
+        new, known = self._new, self._known
+        before = len(new)
+        found = []
+        for digest in digests:
+            if digest in known:
+                found.append(False)
+                continue
+            size = len(new)
+            new.add(digest)
+            found.append(len(new) > size)
+            if len(new) - before == most:
+                break
+        self._count += len(new) - before
+        return found
+
     def clear(self) -> None:
         """Forget all."""
         self._new.clear()

@@ -13,10 +13,11 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import orjson
+import numpy as np
 
 from hfassets.distillation.account import DUPLICATE, DUPLICATE_IN_MIX, LONG_PROMPT, OTHER_BATCH
 from hfassets.distillation.candidates import Candidate, Outcome, Refused
@@ -24,7 +25,8 @@ from hfassets.distillation.checkpoint import Checkpoint, write_checkpoint
 from hfassets.distillation.contents import ContentStore
 from hfassets.distillation.curriculum import PromptGauge
 from hfassets.distillation.digests import DigestSet
-from hfassets.distillation.looking import WORTH_IT, LookingProcesses, Outcomes, Recipe, look_at_all, prompts_of
+from hfassets.distillation.looked import TEXT, Looked, digests_of, numbered
+from hfassets.distillation.looking import WORTH_IT, Found, LookingProcesses, Outcomes, Recipe, look_at_all, prompts_of
 from hfassets.distillation.mapping import RowRefusedError
 from hfassets.distillation.request import SourceRequest
 from hfassets.distillation.rows import WHOLE, Block, Cursor, SourceRows
@@ -38,7 +40,6 @@ from hfassets.storage.behind import WriteBehind
 _CHECK_BYTES = 32 << 20
 _CHECK_S = 15.0
 _FETCHED_AT_ONCE = 256
-_TEXT_BEGINS = len(b'{"text":')
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,10 @@ class Growing:
         self.safe = safe
         self.account = copy.deepcopy(begin.account)
         self.count = begin.rows
-        self.name = self.request.source.encode()
         self.file_now: tuple[int, int] | None = None
         self.told = 0.0
-        self.head = b'","source":%b,"category":%b,"metadata":' % (
-            orjson.dumps(self.request.source),
-            orjson.dumps(self.request.category),
-        )
+        self.before = tools.recipe.lines.before
+        self.behind_number = tools.recipe.lines.behind
 
     def __enter__(self) -> Growing:
         request = self.request
@@ -148,18 +146,20 @@ class Growing:
 
     def _digest(self, line: bytes) -> bytes:
         """Of the text of a line as it was written: quotes within it are escaped, so the first bare one ends it."""
-        end = line.find(b'","id":"', _TEXT_BEGINS)
-        return self.selection.digest(line[_TEXT_BEGINS : end + 1])
+        end = line.find(b'","id":"', len(TEXT))
+        return self.selection.digest(line[len(TEXT) : end + 1])
 
     def _read_on(self) -> None:
         """The source, from where it was left to its end or until there are enough rows."""
         with closing(self._looked_at(self.state.cursor)) as blocks:
             for block, outcomes in blocks:
                 self._mark_file(block)
-                for start, stop in self._portions(block):
-                    self._take_from(block, start, outcomes or self._look_at(block, start, stop))
-                    if self.count == self.state.quota:
-                        return
+                if isinstance(outcomes, Looked):
+                    self._take_looked(block, outcomes)
+                else:
+                    self._take_portions(block, outcomes)
+                if self.count == self.state.quota:
+                    return
         self.state = replace(self.state, exhausted=True)
         self._end_stretch(None)
 
@@ -169,7 +169,7 @@ class Growing:
         missing = self.request.quota - self.state.rows
         return self.request.processes > 1 and missing >= WORTH_IT and len(self.request.parts) == 1 and not self.store
 
-    def _looked_at(self, begin: Cursor) -> Generator[tuple[Block, Outcomes | None], None, None]:
+    def _looked_at(self, begin: Cursor) -> Generator[tuple[Block, Found | None], None, None]:
         """Blocks from a cursor on, with their outcomes where other processes looked at them."""
         with closing(self.rows.blocks(begin, packed=self.processes is not None)) as blocks:
             if self.processes is None:
@@ -177,6 +177,12 @@ class Growing:
             else:
                 with reading_ahead(blocks, 2) as ahead, closing(self.processes.over(ahead, self.rows)) as found:
                     yield from found
+
+    def _take_portions(self, block: Block, outcomes: Outcomes | None) -> None:
+        for start, stop in self._portions(block):
+            self._take_from(block, start, outcomes or self._look_at(block, start, stop))
+            if self.count == self.state.quota:
+                return
 
     def _take_from(self, block: Block, start: int, found: Outcomes) -> None:
         outcomes = self._known(found)
@@ -199,7 +205,30 @@ class Growing:
                     self._end_stretch(block.cursor(start + place))
             last = place
         self.state = replace(self.state, cursor=self._behind(block, start, last))
-        self._write(lines)
+        self._write(b"".join(lines))
+
+    def _take_looked(self, block: Block, looked: Looked) -> None:
+        """As `_take_from`, all rows at once; nobody chooses by prompts."""
+        digests = digests_of(looked)
+        self.mine.look_up(digests)
+        self.others.look_up(digests)
+        again = self._again_all(digests, self.state.quota - self.count)
+        kept = np.zeros(len(digests), dtype=bool)
+        kept[: len(again)] = [one is None for one in again]
+        written = int(np.count_nonzero(kept))
+        places = looked.places.tolist()
+        enough = self.count + written == self.state.quota
+        last = places[len(again) - 1] if enough else looked.rows - 1
+        refused = [found for found in looked.refused if found[0] <= last]
+        refused += ((place, one) for place, one in zip(places, again, strict=False) if one is not None)
+        for place, one in sorted(refused, key=itemgetter(0)):
+            self.account.refuse(one, self.rows.where(block.origin(place)))
+        self.account.read += written + len(refused)
+        self.account.write_all(looked.characters[kept], looked.folded[kept])
+        data = numbered(looked, kept, self.count)
+        self.count += written
+        self.state = replace(self.state, cursor=self._behind(block, 0, last))
+        self._write(data)
 
     def _behind(self, block: Block, start: int, place: int) -> Cursor:
         """The cursor behind a row of a portion; before its first one, where the portion began."""
@@ -210,6 +239,8 @@ class Growing:
         begin, end = self.state.stretches[0]
         with closing(self._looked_at(begin)) as blocks:
             for block, outcomes in blocks:
+                if isinstance(outcomes, Looked):
+                    raise AssertionError  # whoever passes rows over asks for their prompts
                 for start, stop in self._portions(block):
                     if self._take_passed_over(block, start, outcomes or self._look_at(block, start, stop), end):
                         return
@@ -229,9 +260,9 @@ class Growing:
             over = end is not None and behind == end
             self.state = replace(self.state, stretches=rest if over else ((behind, end), *rest))
             if over or self.count == self.state.quota:
-                self._write(lines)
+                self._write(b"".join(lines))
                 return True
-        self._write(lines)
+        self._write(b"".join(lines))
         return False
 
     @property
@@ -301,28 +332,40 @@ class Growing:
 
     def _take(self, outcome: Candidate | Refused, block: Block, place: int, lines: list[bytes]) -> None:
         if isinstance(outcome, Candidate):
-            refused = self._again(outcome)
+            refused = self._again(outcome.digest)
             if refused is None:
-                number = b"%b_%08d" % (self.name, self.count)
-                lines += (b'{"text":', outcome.text, b',"id":"', number, self.head, outcome.metadata, b"}\n")
+                number = b"%08d" % self.count
+                text, metadata = outcome.text, outcome.metadata
+                lines += (TEXT, text, self.before, number, self.behind_number, metadata, b"}\n")
                 self.account.write(outcome.characters, folded=outcome.folded)
                 self.count += 1
                 return
             outcome = refused
         self.account.refuse(outcome, self.rows.where(block.origin(place)))
 
-    def _again(self, candidate: Candidate) -> Refused | None:
+    def _again(self, digest: bytes) -> Refused | None:
         """Refused when the text is another slice's, or has come before."""
-        if self.store is None and (other := self._of_other_batch(candidate.digest)) is not None:
+        if self.store is None and (other := self._of_other_batch(digest)) is not None:
             return other
         if self.request.dedup is None:
             return None
-        if not self.others.is_new(candidate.digest):
+        if not self.others.is_new(digest):
             return Refused(DUPLICATE_IN_MIX)
-        return None if self.mine.add(candidate.digest) else Refused(DUPLICATE)
+        return None if self.mine.add(digest) else Refused(DUPLICATE)
 
-    def _write(self, lines: list[bytes]) -> None:
-        data = b"".join(lines)
+    def _again_all(self, digests: Sequence[bytes], most: int) -> list[Refused | None]:
+        """`_again` of one after the other until `most` may be written."""
+        if self.request.batch is None and self.request.dedup is not None and not len(self.others):
+            return [None if new else Refused(DUPLICATE) for new in self.mine.add_some(digests, most)]
+        found: list[Refused | None] = []
+        for digest in digests:
+            found.append(self._again(digest))
+            most -= found[-1] is None
+            if not most:
+                break
+        return found
+
+    def _write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             view = view[self.file.write(view) :]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from hfassets.distillation.candidates import Candidate, Filters, Outcome, Refused, Selection
 from hfassets.distillation.digests import Method, digest_of
+from hfassets.distillation.looked import Lines, Looked, pack
 from hfassets.distillation.registry import load_mapper
 from hfassets.errors import DataError
 from hfassets.parts.calls import CallProcesses, ProcessKilledError
-from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows
+from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows, packed_lines
 
 if TYPE_CHECKING:
     from hfassets.distillation.rows import Block, SourceRows
@@ -27,17 +28,19 @@ _WAITING = 3
 """Blocks on their way for each process: one that it works on, one that waits, and one that is being written."""
 
 Outcomes = list[Outcome]
+Found = Looked | Outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a Selection is made of, fit for another process."""
+    """What a Selection is made of, and the lines of a source, fit for another process."""
 
     mapper: str
     filters: Filters
     method: Method
     notes: str | None
     prompts: bool
+    lines: Lines
 
     def selection(self) -> Selection:
         """The selection; raises UsageError for a mapper that is not there."""
@@ -57,16 +60,19 @@ class LookingProcesses:
         self._calls = CallProcesses(self._processes)
         # They begin while the first rows are on their way.
         for _ in range(self._processes):
-            self._calls.submit(_looked_at, self._recipe, PackedLines(b"", 0))
+            self._calls.submit(_looked_at, self._recipe, packed_lines([]))
         return self
 
     def __exit__(self, *error: object) -> None:
         # Rows beyond the last one that is needed may still be in work: they are nobody's.
         self._calls.__exit__(*error)
 
-    def over(self, blocks: Iterable[Block], rows: SourceRows) -> Generator[tuple[Block, Outcomes], None, None]:
-        """Each block with its outcomes; raises DataError for rows that cannot be read, or when a process was killed."""
-        waiting: deque[tuple[Block, Future[Outcomes]]] = deque()
+    def over(self, blocks: Iterable[Block], rows: SourceRows) -> Generator[tuple[Block, Found], None, None]:
+        """Each block with its outcomes, packed unless somebody asks for prompts.
+
+        Raises DataError for rows that cannot be read, or when a process was killed.
+        """
+        waiting: deque[tuple[Block, Future[Found]]] = deque()
         for block in blocks:
             waiting.append((block, self._submitted(block)))
             if len(waiting) == self._processes * _WAITING:
@@ -74,15 +80,15 @@ class LookingProcesses:
         for first, future in waiting:
             yield self._ended(first, future, rows)
 
-    def _submitted(self, block: Block) -> Future[Outcomes]:
+    def _submitted(self, block: Block) -> Future[Found]:
         packed = block.rows
         if isinstance(packed, PackedGroup | PackedLines):
             return self._calls.submit(_looked_at, self._recipe, packed)
-        here: Future[Outcomes] = Future()
+        here: Future[Found] = Future()
         here.set_result(look_at_all(self._selection, packed))
         return here
 
-    def _ended(self, block: Block, future: Future[Outcomes], rows: SourceRows) -> tuple[Block, Outcomes]:
+    def _ended(self, block: Block, future: Future[Found], rows: SourceRows) -> tuple[Block, Found]:
         try:
             return block, future.result()
         except ProcessKilledError:
@@ -97,12 +103,13 @@ class LookingProcesses:
 _selection: tuple[Recipe, Selection] | None = None
 
 
-def _looked_at(recipe: Recipe, packed: PackedRows) -> Outcomes:
+def _looked_at(recipe: Recipe, packed: PackedRows) -> Found:
     """Worker: the outcomes of a block."""
     global _selection
     if _selection is None or _selection[0] != recipe:
         _selection = recipe, recipe.selection()
-    return [one for rows in packed.unpacked() for one in look_at_all(_selection[1], rows)]
+    outcomes = [one for rows in packed.unpacked() for one in look_at_all(_selection[1], rows)]
+    return outcomes if recipe.prompts else pack(outcomes, recipe.lines)
 
 
 def look_at_all(selection: Selection, rows: Iterable[object]) -> Outcomes:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from hfassets.distillation.checkpoint import Checkpoint, read_checkpoint
 from hfassets.distillation.curriculum import PromptGauge
 from hfassets.distillation.grow import Growing, Tools
+from hfassets.distillation.looked import Lines
 from hfassets.distillation.looking import Recipe
 from hfassets.distillation.output import SourceFile, find_source_file, publish, source_file
 from hfassets.distillation.request import STAGE, SourceRequest
@@ -62,7 +63,8 @@ class _Making:
             gauge = PromptGauge(curriculum, curriculum.max_tokens)
             most = None if curriculum.then is None else PromptGauge(curriculum, curriculum.then)
         method = request.dedup or "xxh3_128"
-        recipe = Recipe(request.mapper, request.filters, method, request.notes, gauge is not None)
+        lines = Lines(request.source, request.category)
+        recipe = Recipe(request.mapper, request.filters, method, request.notes, gauge is not None, lines)
         self.tools = Tools(client, request, progress, recipe, gauge, most)
 
     def run(self) -> SourceFile:

@@ -6,8 +6,8 @@ Invariant: a mapper is pure, and a row that it cannot use leaves with a name for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 Turn = tuple[str, str]
@@ -17,14 +17,13 @@ ROLES = ("system", "user", "assistant", "tool")
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """What becomes of a row. `rationale`: where in the last turn's content the reasoning stands (characters, end
     excluded), for masks; it is moved along to a span of the whole text. `metadata` must be fit for JSON.
     """
 
     turns: Sequence[Turn]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = MappingProxyType({})
     rationale: Span | None = None
 
 

@@ -1,4 +1,5 @@
-"""A process that answers calls: `python -m hfassets.parts.answer FD`, started by `CallProcesses`."""
+"""A process that answers calls: `python -m hfassets.parts.answer LINE INCOMING OUTGOING`, descriptors given by
+`CallProcesses`."""
 
 from __future__ import annotations
 
@@ -6,26 +7,28 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
+from hfassets.parts.arena import Line
 from hfassets.storage.ahead import keep_buffers
 
 
-def answer(connection: Connection) -> None:
+def answer(line: Line) -> None:
     """Answer calls until nobody is there to make them."""
     # An interrupt from the keyboard reaches the whole process group: whoever calls decides what becomes of the work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_buffers()
     try:
-        sys.path[:] = connection.recv()
+        sys.path[:] = line.receive(copied=True)
         while True:
-            function, arguments = connection.recv()
+            function, arguments = line.receive(copied=False)
             try:
                 answered = True, function(*arguments)
             except Exception as error:
                 answered = False, error
-            connection.send(answered)
+            line.send(answered)
     except (EOFError, OSError):
         return
 
 
 if __name__ == "__main__":
-    answer(Connection(int(sys.argv[1])))
+    descriptor, incoming, outgoing = map(int, sys.argv[1:])
+    answer(Line(Connection(descriptor), outgoing, incoming))

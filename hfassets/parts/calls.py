@@ -8,6 +8,7 @@ that uses it once more in each process, which a library cannot ask of programs.)
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Self
+
+from hfassets.parts.arena import Arena, Line
 
 
 class ProcessKilledError(Exception):
@@ -30,7 +33,7 @@ class CallProcesses:
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._ended = False
-        self._started: list[tuple[subprocess.Popen[bytes], Connection]] = []
+        self._started: list[tuple[subprocess.Popen[bytes], Line, tuple[int, int]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -38,43 +41,46 @@ class CallProcesses:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._ended = True
-        for process, _ in self._started:
+        for process, *_ in self._started:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
-        for process, connection in self._started:
+        for process, line, arenas in self._started:
             process.wait()
-            connection.close()
+            line.close()
+            for descriptor in arenas:
+                os.close(descriptor)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Call a function of a module; its exception, or ProcessKilledError, comes out of the future."""
         return self._threads.submit(self._call, function, arguments)
 
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        connection = self._connection()
+        line = self._line()
         try:
-            connection.send((function, arguments))
-            succeeded, result = connection.recv()
+            line.send((function, arguments))
+            succeeded, result = line.receive(copied=True)
         except (EOFError, OSError):
             raise ProcessKilledError from None
         if succeeded:
             return result
         raise result
 
-    def _connection(self) -> Connection:
-        connection: Connection | None = getattr(self._mine, "connection", None)
-        if connection is None:
+    def _line(self) -> Line:
+        line: Line | None = getattr(self._mine, "line", None)
+        if line is None:
             with self._lock:
                 if self._ended:
                     raise ProcessKilledError
                 ours, theirs = socket.socketpair()
+                arenas = Arena.create(), Arena.create()
                 with theirs:
                     # The only other end is the process's own: when that is gone, the line says so.
+                    handed = (theirs.fileno(), *arenas)
                     process = subprocess.Popen(
-                        [sys.executable, "-m", "hfassets.parts.answer", str(theirs.fileno())],
-                        pass_fds=[theirs.fileno()],
+                        [sys.executable, "-m", "hfassets.parts.answer", *map(str, handed)], pass_fds=handed
                     )
-                connection = Connection(ours.detach())
-                self._started.append((process, connection))
-            connection.send(sys.path)
-            self._mine.connection = connection
-        return connection
+                line = Line(Connection(ours.detach()), *arenas)
+                self._started.append((process, line, arenas))
+            line.send(sys.path)
+            self._mine.line = line
+        return line

@@ -6,10 +6,11 @@ Invariant: `unpacked` gives what reading the file in the ordinary way gives.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from hfassets.errors import DataError
@@ -18,6 +19,7 @@ LARGEST_GROUP = 64 << 20
 """Row groups of more bytes than this, decoded, are not packed: whoever looks at them would need them whole."""
 AT_ONCE = 64
 """Rows that are made into objects at once: few enough for what is made of them to stay near the processor."""
+_AT_ONE_GO = 8 << 20
 _GAP = 1 << 16
 """Unwanted bytes between two wanted stretches that are read along."""
 
@@ -30,13 +32,15 @@ class BadRow:
 
 
 Row = dict[str, Any]
+ReadAt = Callable[[int, int], bytes]
+"""So many bytes from a place on."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLines:
-    """Lines of JSON, `count` of them; a blank one is no row."""
+    """Lines of JSON as uint8, `count` of them; a blank one is no row."""
 
-    data: bytes
+    data: Any
     count: int
 
     def __len__(self) -> int:
@@ -44,7 +48,7 @@ class PackedLines:
 
     def unpacked(self) -> Iterator[list[Row | BadRow | None]]:
         """The rows, some at a time; None for a blank line."""
-        lines = self.data.split(b"\n")
+        lines = self.data.tobytes().split(b"\n")
         for start in range(0, len(lines), AT_ONCE):
             yield [row_of(line) for line in lines[start : start + AT_ONCE]]
 
@@ -53,12 +57,12 @@ class PackedLines:
 class PackedGroup:
     """The rows of a Parquet file's row group from row `skip` of it on, `count` of them, in the wanted columns.
 
-    `stretches`: what of the file's bytes is needed, by where they begin; `size`: of the file.
+    `stretches`: what of the file's bytes is needed, as uint8, by where they begin; `size`: of the file.
     """
 
     name: str
     size: int
-    stretches: Sequence[tuple[int, bytes]]
+    stretches: Sequence[tuple[int, Any]]
     group: int
     columns: Sequence[str] | None
     skip: int
@@ -88,6 +92,11 @@ class PackedGroup:
 PackedRows = PackedLines | PackedGroup
 
 
+def packed_lines(lines: Sequence[bytes]) -> PackedLines:
+    """Lines without their ends, packed."""
+    return PackedLines(np.frombuffer(b"\n".join(lines), np.uint8), len(lines))
+
+
 def rows_of(rows: Sequence[Row | BadRow | None] | PackedRows) -> Sequence[Row | BadRow | None]:
     """Rows, whether they were packed or not."""
     if isinstance(rows, PackedLines | PackedGroup):
@@ -109,25 +118,62 @@ def row_of(line: bytes) -> Row | BadRow | None:
     return value if isinstance(value, dict) else BadRow(f"a {type(value).__name__}, not an object")
 
 
-def pack_group(
-    name: str, opened: Any, size: int, metadata: Any, group: int, columns: Sequence[str] | None, skip: int
-) -> PackedGroup:
-    """A row group of a Parquet file that is open as an Arrow file; `metadata`: of the whole."""
-    found = metadata.row_group(group)
-    wanted = []
-    for index in range(found.num_columns):
-        column = found.column(index)
-        if columns is None or column.path_in_schema in columns:
-            dictionary = column.dictionary_page_offset
-            # Some writers name a dictionary page at 0 when there is none.
-            begin = min(dictionary, column.data_page_offset) if dictionary else column.data_page_offset
-            wanted.append((begin, begin + column.total_compressed_size))
-    footer = size - 8 - metadata.serialized_size
-    stretches = []
-    for begin, end in [*_joined(sorted(wanted)), (footer, size)]:
-        opened.seek(begin)
-        stretches.append((begin, opened.read(end - begin)))
-    return PackedGroup(name, size, stretches, group, columns, skip, found.num_rows - skip)
+class GroupPacker:
+    """The row groups of a Parquet file, packed one after the other. `metadata`: of the file.
+
+    Neighbours are read with one request as long as they are small: a request costs as much as some hundred rows.
+    """
+
+    def __init__(self, name: str, read_at: ReadAt, size: int, metadata: Any, columns: Sequence[str] | None) -> None:
+        self._name = name
+        self._read_at = read_at
+        self._size = size
+        self._metadata = metadata
+        self._columns = columns
+        self._footer = size - 8 - metadata.serialized_size
+        self._held: list[tuple[int, Any]] = []
+
+    def pack(self, group: int, skip: int) -> PackedGroup:
+        """A row group without its first `skip` rows."""
+        if not self._held:
+            self._held.append((self._footer, self._read(self._footer, self._size)))
+        stretches = [(begin, self._stretch(group, begin, end)) for begin, end in _joined(self._wanted(group))]
+        rows = self._metadata.row_group(group).num_rows
+        return PackedGroup(self._name, self._size, [*stretches, self._held[0]], group, self._columns, skip, rows - skip)
+
+    def _stretch(self, group: int, begin: int, end: int) -> Any:
+        for place, data in self._held:
+            if place <= begin and end <= place + len(data):
+                return data[begin - place : end - place]
+        last = end
+        for later in range(group, self._metadata.num_row_groups):
+            for first, behind in _joined(self._wanted(later)):
+                if first >= begin:
+                    if first - last > _GAP or behind - begin > _AT_ONE_GO:
+                        return self._kept(begin, last)[: end - begin]
+                    last = max(last, behind)
+        return self._kept(begin, last)[: end - begin]
+
+    def _kept(self, begin: int, end: int) -> Any:
+        """Read, and keep for the next row group."""
+        data = self._read(begin, end)
+        self._held[1:] = [*self._held[1:][-1:], (begin, data)]
+        return data
+
+    def _read(self, begin: int, end: int) -> Any:
+        return np.frombuffer(self._read_at(end - begin, begin), np.uint8)
+
+    def _wanted(self, group: int) -> list[tuple[int, int]]:
+        found = self._metadata.row_group(group)
+        wanted = []
+        for index in range(found.num_columns):
+            column = found.column(index)
+            if self._columns is None or column.path_in_schema in self._columns:
+                dictionary = column.dictionary_page_offset
+                # Some writers name a dictionary page at 0 when there is none.
+                begin = min(dictionary, column.data_page_offset) if dictionary else column.data_page_offset
+                wanted.append((begin, begin + column.total_compressed_size))
+        return sorted(wanted)
 
 
 def _joined(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -143,7 +189,7 @@ def _joined(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 class _Sparse(io.RawIOBase):
     """A file of which only some stretches are here; what lies between reads as zeros."""
 
-    def __init__(self, size: int, stretches: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, size: int, stretches: Sequence[tuple[int, Any]]) -> None:
         super().__init__()
         self._size = size
         self._stretches = stretches
@@ -161,6 +207,15 @@ class _Sparse(io.RawIOBase):
 
     def tell(self) -> int:
         return self._place
+
+    def read(self, size: int = -1, /) -> Any:
+        """What is here as it lies, without a copy."""
+        for begin, data in self._stretches:
+            if 0 <= size <= begin + len(data) - self._place and begin <= self._place:
+                start = self._place - begin
+                self._place += size
+                return memoryview(data)[start : start + size]
+        return super().read(size)
 
     def readinto(self, buffer: Any, /) -> int:
         size = max(0, min(len(buffer), self._size - self._place))

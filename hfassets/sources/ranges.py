@@ -57,6 +57,14 @@ class RangeFile(io.RawIOBase):
             self._place += size
             return size
 
+    def read_at(self, size: int, offset: int) -> bytes:
+        """So many bytes from a place on, as they came: nothing is copied or kept, the file's place stays."""
+        with self._lock:
+            start = offset - self._start
+            if 0 <= start <= len(self._held) - size:
+                return self._held[start : start + size]
+        return self._fetch(offset, min(self._file.size, offset + size))
+
     @property
     def _file(self) -> RepoFile:
         return self._source.file
@@ -66,27 +74,29 @@ class RangeFile(io.RawIOBase):
         return self._source.client
 
     def _fetch(self, start: int, end: int) -> bytes:
-        content, failures = bytearray(), 0
+        pieces: list[bytes] = []
+        came = failures = 0
         repo = self._source.repo
-        while len(content) < end - start:
-            begin = start + len(content)
+        while came < end - start:
+            begin = start + came
             with self._client.open_stream(
                 repo.repo_id, self._source.commit, self._file.path, begin, repo.repo_type, end=end
             ) as response:
                 # A server that ignores ranges sends from the start.
                 skip = 0 if response.status_code == 206 else begin
                 try:
-                    while response.status_code != 416 and len(content) < end - start:
-                        piece = read_body(response, min(skip, 1 << 20) if skip else end - start - len(content))
+                    while response.status_code != 416 and came < end - start:
+                        piece = read_body(response, min(skip, 1 << 20) if skip else end - start - came)
                         if not piece:
                             break
                         if skip:
                             skip -= len(piece)
                             continue
-                        content += piece
+                        pieces.append(piece)
+                        came += len(piece)
                         self.received += len(piece)
                         failures = 0
-                    if len(content) < end - start:
+                    if came < end - start:
                         raise DamagedSourceError(
                             f"{repo.repo_id}/{self._file.path}: the Hub's file is shorter than the "
                             f"{self._file.size:,} B it lists"
@@ -96,4 +106,4 @@ class RangeFile(io.RawIOBase):
                     if failures > self._client.options.max_retries:
                         raise HubError(f"{cut} (after {failures - 1} retries)") from None
                     self._client.patience.pause(self._client.patience.backoff(failures), str(cut))
-        return bytes(content)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

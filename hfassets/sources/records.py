@@ -17,7 +17,17 @@ from typing import Any
 from hfassets.errors import DataError
 from hfassets.sources.decode import decoded
 from hfassets.sources.files import RemoteSource, Source, format_of
-from hfassets.sources.packed import LARGEST_GROUP, BadRow, PackedLines, PackedRows, Row, pack_group, row_of, unreadable
+from hfassets.sources.packed import (
+    LARGEST_GROUP,
+    BadRow,
+    GroupPacker,
+    PackedRows,
+    ReadAt,
+    Row,
+    packed_lines,
+    row_of,
+    unreadable,
+)
 from hfassets.sources.ranges import RangeFile
 from hfassets.storage.ahead import reading_ahead
 
@@ -73,13 +83,17 @@ def _parquet(
     try:
         opened: Any
         if isinstance(source, RemoteSource) and source.file.size > WHOLE_BELOW and not source.spool.exists():
-            opened = pa.PythonFile(stack.enter_context(RangeFile(source)), mode="r")
+            ranges = stack.enter_context(RangeFile(source))
+            opened = pa.PythonFile(ranges, mode="r")
+            read_at: ReadAt = ranges.read_at
         else:
             path = source.fetch() if isinstance(source, RemoteSource) else source.path
             opened = stack.enter_context(pa.OSFile(str(path)))
+            read_at = opened.read_at
         # Their Arrow schema may promise types of extensions that are not here; the Parquet one says enough.
         file = stack.enter_context(pq.ParquetFile(opened, pre_buffer=True, page_checksum_verification=True))
         wanted = _present(file, columns)
+        packer = GroupPacker(name, read_at, opened.size(), file.metadata, wanted)
         number = 0
         for group in range(file.num_row_groups):
             found = file.metadata.row_group(group)
@@ -88,7 +102,7 @@ def _parquet(
                 number += unwanted
             elif packed and found.total_byte_size <= LARGEST_GROUP:
                 number += unwanted
-                yield Records(number, pack_group(name, opened, opened.size(), file.metadata, group, wanted, unwanted))
+                yield Records(number, packer.pack(group, unwanted))
                 number += found.num_rows - unwanted
             else:
                 for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=wanted):
@@ -151,7 +165,7 @@ def _lines(pieces: Iterable[bytes], skip: int, *, packed: bool) -> Iterator[Reco
 def _of_lines(lines: Sequence[bytes], number: int, skip: int, *, packed: bool) -> Iterator[Records]:
     for start in range(max(0, skip - number), len(lines), _LINES):
         some = lines[start : start + _LINES]
-        rows = PackedLines(b"\n".join(some), len(some)) if packed else [row_of(line) for line in some]
+        rows = packed_lines(some) if packed else [row_of(line) for line in some]
         yield Records(number + start, rows)
 
 

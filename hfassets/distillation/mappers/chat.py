@@ -24,12 +24,12 @@ _ROLES = {
 def conversation(turns: list[Any], who: str, what: str) -> list[Turn]:
     """Turns from a list of objects; anybody unknown makes the row malformed."""
     try:
-        found = [(_ROLES[turn[who]], turn[what]) for turn in turns]
-        plain = all(content.__class__ is str for _, content in found)
+        roles = [_ROLES[turn[who]] for turn in turns]
+        contents = [turn[what] for turn in turns]
+        plain = {*map(type, contents)} <= {str}
     except (KeyError, TypeError):
         plain = False
-    if not plain:
-        found = [_turn(turn, who, what) for turn in turns]
+    found = list(zip(roles, contents, strict=True)) if plain else [_turn(turn, who, what) for turn in turns]
     # A system prompt that says nothing is none.
     return [one for one in found if one[0] != "system" or one[1].strip()]
 

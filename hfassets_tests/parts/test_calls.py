@@ -1,0 +1,81 @@
+"""Calls in other processes: what is sent is what comes, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfassets.errors import DataError
+from hfassets.parts.calls import CallProcesses, ProcessKilledError
+from hfassets.sources.packed import PackedLines, packed_lines
+
+
+def _doubled(arrays: list[Any]) -> list[Any]:
+    return [np.concatenate((one, one)) for one in arrays]
+
+
+def _lines(packed: PackedLines) -> list[Any]:
+    return [row for rows in packed.unpacked() for row in rows]
+
+
+def _fails(text: str) -> None:
+    raise DataError(text)
+
+
+def _dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def calls() -> Any:
+    with CallProcesses(1) as found:
+        yield found
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 255), max_size=300), max_size=5), st.sampled_from([1, 5000]))
+def test_arrays_come_as_they_were_sent(calls: CallProcesses, values: list[list[int]], repeat: int) -> None:
+    """Empty ones, many, and ones that are larger than any before."""
+    arrays = [np.array(one * repeat, np.uint8) for one in values]
+    first = calls.submit(_doubled, arrays)
+    second = calls.submit(_doubled, [~one for one in arrays])
+    for found, expected in ((first, arrays), (second, [~one for one in arrays])):
+        assert [one.tolist() for one in found.result()] == [one.tolist() * 2 for one in expected]
+
+
+def test_lines_go_by_shared_memory(calls: CallProcesses) -> None:
+    """And come out as rows; a result may be changed, for it is nobody else's."""
+    assert calls.submit(_lines, packed_lines([b'{"a": 1}', b"", b'{"a": 2}'])).result() == [{"a": 1}, None, {"a": 2}]
+    found = calls.submit(_doubled, [np.zeros(3, np.uint8)]).result()
+    found[0][:] = 1
+    assert calls.submit(_doubled, [np.zeros(3, np.uint8)]).result()[0].tolist() == [0] * 6
+
+
+def test_an_error_comes_as_it_was_raised(calls: CallProcesses) -> None:
+    """The process answers on."""
+    with pytest.raises(DataError, match="so it is"):
+        calls.submit(_fails, "so it is").result()
+    assert calls.submit(_doubled, []).result() == []
+
+
+def test_nothing_stays_open() -> None:
+    """No descriptor of a process that ended, or was killed."""
+    before = _descriptors()
+    with CallProcesses(2) as calls:
+        killed = calls.submit(_dies)
+        with pytest.raises(ProcessKilledError):
+            killed.result()
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
