@@ -96,12 +96,12 @@ class Selection:
     notes: Hook | None = None
     prompts: bool = True
     _fold: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
-    _run: str = field(init=False, repr=False, compare=False)
+    _written_run: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most = self.filters.newlines
         object.__setattr__(self, "_fold", None if most is None else re.compile("\n" * most + "(\n+)"))
-        object.__setattr__(self, "_run", "\n" * ((most or 0) + 1))
+        object.__setattr__(self, "_written_run", rb"\n" * ((most or 0) + 1))
 
     def licensed(self, row: object) -> Refused | None:
         """Refused when the row's licences do not allow it; cheap, so it comes before anything is fetched for a row."""
@@ -128,10 +128,16 @@ class Selection:
             return Refused(refused.reason, str(refused))
         except _STUMBLES as error:
             return Refused(MALFORMED, f"{type(error).__name__}: {error}")
-        length = len(text)
-        if self._fold is not None and self._has_run(text) and not _is_verbatim(turns):
-            text, span = self._folded(text, span)
-        folded = len(text) < length
+        try:
+            # Made before anything is known to be of use, for a search in it is faster than one in the text.
+            written = orjson.dumps(text)
+            length = len(text)
+            if self._fold is not None and self._written_run in written and not _is_verbatim(turns):
+                text, span = self._folded(text, span)
+                written = orjson.dumps(text)
+            folded = len(text) < length
+        except orjson.JSONEncodeError as error:
+            return Refused(MALFORMED, f"not fit for JSON: {error}")
         limits = self.filters
         if len(text) < limits.min_length:
             return Refused(TOO_SHORT, f"{len(text):,} characters")
@@ -140,9 +146,6 @@ class Selection:
         if limits.min_words and not _has_words(text, limits.min_words):
             return Refused(FEW_WORDS, f"{len(text.split()):,} words")
         prompt = self._folded(_prompt(turns), None)[0] if self.prompts else ""
-        return self._candidate(text, prompt, span, mapped, folded)
-
-    def _candidate(self, text: str, prompt: str, span: Span | None, mapped: Mapped, folded: bool) -> Outcome:
         metadata = mapped.metadata
         if span is not None or self.notes is not None or type(metadata) is not dict:
             metadata = dict(metadata)
@@ -151,19 +154,14 @@ class Selection:
         if self.notes is not None:
             metadata["notes"] = self.notes({"text": text, "metadata": metadata})
         try:
-            written = orjson.dumps(text)
             # Equal texts have equal JSON, so its digest will do, and a line that was written has it at hand.
             return Candidate(written, orjson.dumps(metadata), self.digest(written), len(text), prompt, folded)
         except orjson.JSONEncodeError as error:
             return Refused(MALFORMED, f"not fit for JSON: {error}")
 
-    def _has_run(self, text: str) -> bool:
-        # Most texts have none; a count is faster than a search, and that faster than a pattern.
-        return text.count("\n") >= len(self._run) and self._run in text
-
     def _folded(self, text: str, span: Span | None) -> tuple[str, Span | None]:
         """Long runs of newlines made shorter, and the span moved along."""
-        if self._fold is None or not self._has_run(text):
+        if self._fold is None:
             return text, span
         cuts = [match.span(1) for match in self._fold.finditer(text)]
         kept = self._fold.sub(lambda match: match[0][: match.end() - match.start() - len(match[1])], text)

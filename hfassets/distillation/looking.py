@@ -16,7 +16,7 @@ from hfassets.distillation.digests import Method, digest_of
 from hfassets.distillation.looked import Lines, Looked, pack
 from hfassets.distillation.registry import load_mapper
 from hfassets.errors import DataError
-from hfassets.parts.calls import CallProcesses, ProcessKilledError
+from hfassets.parts.calls import Answer, CallProcesses, ProcessKilledError
 from hfassets.sources.packed import PackedGroup, PackedLines, PackedRows, packed_lines
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LookingProcesses:
         self._calls = CallProcesses(self._processes)
         # They begin while the first rows are on their way.
         for _ in range(self._processes):
-            self._calls.submit(_looked_at, self._recipe, packed_lines([]))
+            self._calls.submit(_looked_at, self._recipe, packed_lines([])).add_done_callback(_released)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -68,29 +68,31 @@ class LookingProcesses:
         self._calls.__exit__(*error)
 
     def over(self, blocks: Iterable[Block], rows: SourceRows) -> Generator[tuple[Block, Found], None, None]:
-        """Each block with its outcomes, packed unless somebody asks for prompts.
+        """Each block with its outcomes, packed unless somebody asks for prompts; they are good until the next block's.
 
         Raises DataError for rows that cannot be read, or when a process was killed.
         """
-        waiting: deque[tuple[Block, Future[Found]]] = deque()
+        waiting: deque[tuple[Block, Future[Answer]]] = deque()
         for block in blocks:
             waiting.append((block, self._submitted(block)))
             if len(waiting) == self._processes * _WAITING:
-                yield self._ended(*waiting.popleft(), rows)
+                yield from self._ended(*waiting.popleft(), rows)
         for first, future in waiting:
-            yield self._ended(first, future, rows)
+            yield from self._ended(first, future, rows)
 
-    def _submitted(self, block: Block) -> Future[Found]:
+    def _submitted(self, block: Block) -> Future[Answer]:
         packed = block.rows
         if isinstance(packed, PackedGroup | PackedLines):
             return self._calls.submit(_looked_at, self._recipe, packed)
-        here: Future[Found] = Future()
-        here.set_result(look_at_all(self._selection, packed))
+        here: Future[Answer] = Future()
+        here.set_result(Answer(look_at_all(self._selection, packed), lambda: None))
         return here
 
-    def _ended(self, block: Block, future: Future[Found], rows: SourceRows) -> tuple[Block, Found]:
+    def _ended(
+        self, block: Block, future: Future[Answer], rows: SourceRows
+    ) -> Generator[tuple[Block, Found], None, None]:
         try:
-            return block, future.result()
+            answer = future.result()
         except ProcessKilledError:
             raise DataError(
                 "a process that looked at rows was killed (out of memory?); run again, it goes on where it was"
@@ -98,6 +100,13 @@ class LookingProcesses:
         except DataError:
             rows.suspect(block.origin(0))
             raise
+        yield block, answer.result
+        answer.release()
+
+
+def _released(future: Future[Answer]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()
 
 
 _selection: tuple[Recipe, Selection] | None = None

@@ -1,4 +1,4 @@
-"""A process that answers calls: `python -m hfassets.parts.answer LINE INCOMING OUTGOING`, descriptors given by
+"""A process that answers calls: `python -m hfassets.parts.answer LINE INCOMING OUTGOING…`, descriptors given by
 `CallProcesses`."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def answer(line: Line) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_buffers()
     try:
-        sys.path[:] = line.receive(copied=True)
+        sys.path[:] = line.receive()
         while True:
-            function, arguments = line.receive(copied=False)
+            function, arguments = line.receive()
             try:
                 answered = True, function(*arguments)
             except Exception as error:
@@ -30,5 +30,5 @@ def answer(line: Line) -> None:
 
 
 if __name__ == "__main__":
-    descriptor, incoming, outgoing = map(int, sys.argv[1:])
-    answer(Line(Connection(descriptor), outgoing, incoming))
+    descriptor, incoming, *outgoing = map(int, sys.argv[1:])
+    answer(Line(Connection(descriptor), outgoing, [incoming]))

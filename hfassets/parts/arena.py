@@ -1,7 +1,7 @@
 """Large buffers of messages between two processes, laid into memory that both have.
 
-Invariant: a buffer is as it was sent until the next message the same way; the memory is nobody's file and goes with
-its processes, however they end.
+Invariant: a buffer is as it was sent until so many more messages came the same way; the memory is nobody's file and
+goes with its processes, however they end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import mmap
 import os
 import pickle
 from collections.abc import Sequence
+from itertools import cycle
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -65,26 +66,27 @@ def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 class Line:
-    """A connection to another process, with an arena for each direction."""
+    """A connection to another process, with arenas for each direction that take turns."""
 
-    def __init__(self, connection: Connection, outgoing: int, incoming: int) -> None:
+    def __init__(self, connection: Connection, outgoing: Sequence[int], incoming: Sequence[int]) -> None:
         self._connection = connection
-        self._outgoing = Arena(outgoing)
-        self._incoming = Arena(incoming)
+        self._outgoing = cycle([Arena(one) for one in outgoing])
+        self._incoming = cycle([Arena(one) for one in incoming])
 
     def send(self, message: object) -> None:
-        """Send what can be pickled; arrays and `pickle.PickleBuffer` go by the arena."""
+        """Send what can be pickled; arrays and `pickle.PickleBuffer` go by an arena."""
         buffers: list[pickle.PickleBuffer] = []
         body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-        sizes = self._outgoing.put([buffer.raw() for buffer in buffers])
+        sizes = next(self._outgoing).put([buffer.raw() for buffer in buffers])
         self._connection.send((sizes, body))
 
-    def receive(self, *, copied: bool) -> Any:
-        """The next message; its buffers are good until the one after it, unless they are `copied`. Raises EOFError."""
+    def receive(self) -> Any:
+        """The next message. Its arrays may be changed, and are good for as many messages as there are arenas.
+
+        Raises EOFError when nobody is at the other end.
+        """
         sizes, body = self._connection.recv()
-        buffers: list[Any] = list(self._incoming.get(sizes))
-        if copied:
-            buffers = [bytearray(buffer) for buffer in buffers]
+        buffers = next(self._incoming).get(sizes)
         return pickle.loads(body, buffers=buffers)  # noqa: S301 - from a process of our own, over a socket that has no name
 
     def close(self) -> None:

@@ -13,27 +13,42 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from threading import Semaphore
+from typing import Any, NamedTuple, Self
 
 from hfassets.parts.arena import Arena, Line
+
+ANSWERS = 3
+"""That a process may be ahead of whoever uses them."""
 
 
 class ProcessKilledError(Exception):
     """A process ended before it had answered."""
 
 
+class Answer(NamedTuple):
+    """What a call gave. Its arrays lie in memory that the process uses again: `release` when done with them."""
+
+    result: Any
+    release: Callable[[], None]
+
+
 class CallProcesses:
-    """So many processes, each with a line of its own; use as a context manager, whose end kills what still works."""
+    """So many processes, each with a line of its own; use as a context manager, whose end kills what still works.
+
+    A process whose last answers, `ANSWERS` of them, are not released yet waits. So answers have to be taken in the
+    order of their calls.
+    """
 
     def __init__(self, processes: int) -> None:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="calls")
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._ended = False
-        self._started: list[tuple[subprocess.Popen[bytes], Line, tuple[int, int]]] = []
+        self._started: list[tuple[subprocess.Popen[bytes], Line, Sequence[int], Semaphore]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -41,46 +56,49 @@ class CallProcesses:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._ended = True
-        for process, *_ in self._started:
+        for process, _, _, free in self._started:
             process.kill()
+            free.release(ANSWERS)
         self._threads.shutdown(cancel_futures=True)
-        for process, line, arenas in self._started:
+        for process, line, arenas, _ in self._started:
             process.wait()
             line.close()
             for descriptor in arenas:
                 os.close(descriptor)
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Answer]:
         """Call a function of a module; its exception, or ProcessKilledError, comes out of the future."""
         return self._threads.submit(self._call, function, arguments)
 
-    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        line = self._line()
+    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+        line, free = self._line()
+        free.acquire()
         try:
             line.send((function, arguments))
-            succeeded, result = line.receive(copied=True)
+            succeeded, result = line.receive()
         except (EOFError, OSError):
             raise ProcessKilledError from None
         if succeeded:
-            return result
+            return Answer(result, free.release)
+        free.release()
         raise result
 
-    def _line(self) -> Line:
-        line: Line | None = getattr(self._mine, "line", None)
-        if line is None:
+    def _line(self) -> tuple[Line, Semaphore]:
+        mine: tuple[Line, Semaphore] | None = getattr(self._mine, "line", None)
+        if mine is None:
             with self._lock:
                 if self._ended:
                     raise ProcessKilledError
                 ours, theirs = socket.socketpair()
-                arenas = Arena.create(), Arena.create()
+                arenas = [Arena.create() for _ in range(1 + ANSWERS)]
                 with theirs:
                     # The only other end is the process's own: when that is gone, the line says so.
                     handed = (theirs.fileno(), *arenas)
                     process = subprocess.Popen(
                         [sys.executable, "-m", "hfassets.parts.answer", *map(str, handed)], pass_fds=handed
                     )
-                line = Line(Connection(ours.detach()), *arenas)
-                self._started.append((process, line, arenas))
-            line.send(sys.path)
-            self._mine.line = line
-        return line
+                mine = Line(Connection(ours.detach()), arenas[:1], arenas[1:]), Semaphore(ANSWERS)
+                self._started.append((process, mine[0], arenas, mine[1]))
+            mine[0].send(sys.path)
+            self._mine.line = mine
+        return mine

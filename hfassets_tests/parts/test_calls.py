@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfassets.errors import DataError
-from hfassets.parts.calls import CallProcesses, ProcessKilledError
+from hfassets.parts.calls import ANSWERS, CallProcesses, ProcessKilledError
 from hfassets.sources.packed import PackedLines, packed_lines
 
 
@@ -47,23 +47,38 @@ def test_arrays_come_as_they_were_sent(calls: CallProcesses, values: list[list[i
     arrays = [np.array(one * repeat, np.uint8) for one in values]
     first = calls.submit(_doubled, arrays)
     second = calls.submit(_doubled, [~one for one in arrays])
-    for found, expected in ((first, arrays), (second, [~one for one in arrays])):
-        assert [one.tolist() for one in found.result()] == [one.tolist() * 2 for one in expected]
+    # Both are there before the first is looked at.
+    answers = [first.result(), second.result()]
+    for answer, expected in zip(answers, (arrays, [~one for one in arrays]), strict=True):
+        assert [one.tolist() for one in answer.result] == [one.tolist() * 2 for one in expected]
+        answer.release()
 
 
 def test_lines_go_by_shared_memory(calls: CallProcesses) -> None:
-    """And come out as rows; a result may be changed, for it is nobody else's."""
-    assert calls.submit(_lines, packed_lines([b'{"a": 1}', b"", b'{"a": 2}'])).result() == [{"a": 1}, None, {"a": 2}]
-    found = calls.submit(_doubled, [np.zeros(3, np.uint8)]).result()
-    found[0][:] = 1
-    assert calls.submit(_doubled, [np.zeros(3, np.uint8)]).result()[0].tolist() == [0] * 6
+    """And come out as rows."""
+    answer = calls.submit(_lines, packed_lines([b'{"a": 1}', b"", b'{"a": 2}'])).result()
+    assert answer.result == [{"a": 1}, None, {"a": 2}]
+    answer.release()
+
+
+def test_a_process_is_only_so_far_ahead(calls: CallProcesses) -> None:
+    """What nobody is done with is not written over."""
+    waiting = [calls.submit(_doubled, [np.full(3, number, np.uint8)]) for number in range(3 * ANSWERS)]
+    for number, future in enumerate(waiting):
+        answer = future.result()
+        assert sum(one.done() for one in waiting) <= number + ANSWERS
+        assert answer.result[0].tolist() == [number] * 6
+        answer.result[0][:] = 255
+        answer.release()
 
 
 def test_an_error_comes_as_it_was_raised(calls: CallProcesses) -> None:
     """The process answers on."""
     with pytest.raises(DataError, match="so it is"):
         calls.submit(_fails, "so it is").result()
-    assert calls.submit(_doubled, []).result() == []
+    answer = calls.submit(_doubled, []).result()
+    assert answer.result == []
+    answer.release()
 
 
 def test_nothing_stays_open() -> None:
