@@ -132,7 +132,7 @@ class Selection:
             # Made before anything is known to be of use, for a search in it is faster than one in the text.
             written = orjson.dumps(text)
             length = len(text)
-            if self._fold is not None and self._written_run in written and not _is_verbatim(turns):
+            if self._fold is not None and self._written_run in written and turns[-1][0] != VERBATIM:
                 text, span = self._folded(text, span)
                 written = orjson.dumps(text)
             folded = len(text) < length
@@ -180,13 +180,10 @@ def licenses_of(value: object) -> list[str]:
     return [one.strip().lower() for one in named if isinstance(one, str) and one.strip()]
 
 
-def _is_verbatim(turns: Sequence[Turn]) -> bool:
-    return len(turns) == 1 and turns[0][0] == VERBATIM
-
-
 def kept_turns(mapped: Mapped) -> Sequence[Turn]:
     """Text as it stands, or a dialogue up to its last answer; raises RowRefusedError for one that is of no use."""
-    return mapped.turns if _is_verbatim(mapped.turns) else _dialogue(mapped.turns)
+    turns = mapped.turns
+    return turns if len(turns) == 1 and turns[0][0] == VERBATIM else _dialogue(turns)
 
 
 def _dialogue(turns: Sequence[Turn]) -> Sequence[Turn]:

@@ -83,8 +83,8 @@ def pack(outcomes: Sequence[Outcome], lines: Lines) -> Looked:
 
 def digests_of(looked: Looked) -> list[bytes]:
     """The digests of the candidates."""
-    data = looked.digests
-    return [data[start : start + WIDTH] for start in range(0, len(data), WIDTH)]
+    found: list[bytes] = np.frombuffer(looked.digests, f"V{WIDTH}").tolist()
+    return found
 
 
 def numbered(looked: Looked, kept: Any, first: int) -> memoryview | bytes:
