@@ -12,6 +12,7 @@ of gigatoken, chunking 50 Mtok/s, index under 5 s.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -187,6 +188,8 @@ def bench_writer(root: Path, rounds: int) -> float:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import streaming
 
+    # Or one of the two writers now and then pays for a look at the hundred thousands of objects that torch brought.
+    gc.freeze()
     count = 40_000
     tokens = np.random.default_rng(0).integers(0, 50_000, count * 1024).astype(np.uint16)
     rows = Ragged(tokens, np.arange(count + 1, dtype=np.int64) * 1024)
