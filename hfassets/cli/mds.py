@@ -18,7 +18,7 @@ _COMMANDS: Mapping[str, str] = {
         ("merge", "make_recursive_root", "create_final_dataset_index", "count_instances", "verify", "show"),
         "hfassets.cli.mds_tools",
     ),
-    **dict.fromkeys(("decode", "decompress", "to-jsonl", "move"), "hfassets.cli.mds_tools"),
+    **dict.fromkeys(("decode", "decompress", "to-jsonl", "upload", "move"), "hfassets.cli.mds_tools"),
 }
 _OLDER = {
     "sample_too_large_down": "sample",
@@ -28,6 +28,8 @@ _OLDER = {
     "sample_for_context_extension_random": "extend",
     "merge_mds_to_one_index": "merge",
     "mds_to_jsonl": "to-jsonl",
+    "upload_large_folder": "upload",
+    "upload_dataset_by_subfolders": "upload",
     "decode_mds": "decode",
     "decode_all": "decode",
     "move_chunks": "move",

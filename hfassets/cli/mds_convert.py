@@ -14,6 +14,7 @@ from hfassets.cli.mds_options import (
     make,
     part_option,
     run_options,
+    upload_options,
     validation_options,
 )
 from hfassets.cli.options import PATH, options, places
@@ -67,6 +68,7 @@ def _target(root: Path, given: dict[str, Any], **more: Any) -> Target:
 @validation_options
 @compression_option
 @cache_option
+@upload_options
 @run_options
 def hf_to_mds(**given: Any) -> None:
     """A dataset of the Hub: its files, pinned and proven, as MDS with the columns id and text."""
@@ -97,6 +99,7 @@ def hf_to_mds(**given: Any) -> None:
 @part_option
 @validation_options
 @compression_option
+@upload_options
 @run_options
 def jsonl_to_mds(**given: Any) -> None:
     """Files of JSON lines, JSON or Parquet (gzip and zstd too) as MDS with the columns id and text."""
@@ -124,6 +127,7 @@ def jsonl_to_mds(**given: Any) -> None:
 @validation_options
 @compression_option
 @cache_option
+@upload_options
 @run_options
 def dolma_to_mds(**given: Any) -> None:
     """A section of Dolma, or of any list of URLs: each file fetched, proven and converted as a part of its own."""

@@ -9,9 +9,11 @@ import click
 
 from hfassets.cli.options import PATH, Size, no_token, options, places, state_option
 from hfassets.cli.output import json_option, show
+from hfassets.errors import UsageError
 from hfassets.report.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from hfassets.mds.remote import Place
     from hfassets.mds.stage import Stage, StageOutput, StageRun
 
 # s. A command waits for whoever writes the same folder, saying so.
@@ -47,6 +49,27 @@ validation_options = options(
     click.option("--validation-seed", type=int, default=0, show_default=True),
 )  # fmt: skip
 
+place_options = options(
+    click.option("--endpoint-url", metavar="URL", help="An S3 other than Amazon's [default: AWS_ENDPOINT_URL]."),
+    click.option("--region", help="Its region [default: AWS_DEFAULT_REGION]."),
+    click.option("--profile", help="A profile of ~/.aws [default: AWS_PROFILE]."),
+)
+upload_options = options(
+    click.option(
+        "--upload-to", "-u", metavar="PLACE",
+        help="Upload each part when it is made: s3://bucket/prefix, or ORG/NAME[/folder] of the Hub.",
+    ),
+    click.option("--cleanup-local", is_flag=True, help="Keep no shard here that is there."),
+    place_options,
+)  # fmt: skip
+
+
+def place_of(text: str, given: dict[str, Any]) -> Place:
+    """Where to."""
+    from hfassets.mds.remote import Place
+
+    return Place(text, given["endpoint_url"], given["region"], given["profile"])
+
 
 def stage_run(given: dict[str, Any]) -> StageRun:
     """The habits that were given."""
@@ -59,10 +82,18 @@ def stage_run(given: dict[str, Any]) -> StageRun:
 def make(stage: Stage, given: dict[str, Any]) -> None:
     """Make a stage with a progress bar, and show it."""
     from hfassets.cli.progress import ProgressDisplay
+    from hfassets.mds.shipping import Shipping, make_shipped
     from hfassets.mds.stage import make_stage
 
+    to = given.get("upload_to")
+    if given.get("cleanup_local") and not to:
+        raise UsageError("--cleanup-local keeps nothing here; say by --upload-to where it goes")
     with ProgressDisplay() as progress:
-        made = make_stage(stage, stage_run(given), progress)
+        if to:
+            shipping = Shipping(place_of(to, given), given["cleanup_local"])
+            made = make_shipped(stage, stage_run(given), shipping, progress)
+        else:
+            made = make_stage(stage, stage_run(given), progress)
     show_output(made, given["json_path"])
 
 

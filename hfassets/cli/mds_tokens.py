@@ -17,13 +17,12 @@ from hfassets.cli.mds_options import (
     prefix_option,
     revision_option,
     run_options,
-    show_output,
-    stage_run,
     tokenizer_option,
     tokenizer_path,
+    upload_options,
     validation_options,
 )
-from hfassets.cli.options import PATH, options
+from hfassets.cli.options import PATH, options, places
 from hfassets.errors import HfassetsError, PartialFailureError, UsageError
 
 if TYPE_CHECKING:
@@ -184,6 +183,7 @@ def split_dataset_into_chunks(**given: Any) -> None:
 @validation_options
 @compression_option
 @cache_option
+@upload_options
 @run_options
 def make_(**given: Any) -> None:
     """Files of text to chunked MDS in one go: the same rows, and nothing on disk in between."""
@@ -194,21 +194,16 @@ def make_(**given: Any) -> None:
     from hfassets.mds.inputs import Cut
     from hfassets.mds.origins import Target, from_files
     from hfassets.mds.sides import ValidationRule
-    from hfassets.mds.stage import make_stage
     from hfassets.tokens.engine import TokenizerSource
 
-    run = stage_run(given)
     path = tokenizer_path(given)
     rule = _rule(given)
     target = Target(
-        given["output"].absolute(), run.state, Columns(given["text_column"], given["id_column"]),
+        given["output"].absolute(), places(given["state_dir"]).state, Columns(given["text_column"], given["id_column"]),
         validation=ValidationRule(given["validation_seed"], given["validation_fraction"]), cut=Cut(given["part_size"]),
     )  # fmt: skip
     found = TokenizerSource.read(path, name=given["tokenizer"], prefix_space=given["use_prefix_space"])
     with ProgressDisplay() as progress:
         conversion = from_files(given["source"], target, progress)
-        fused = FusedChunking(
-            target.root, conversion, found, path, rule, given["dtype"], shape=ShardShape(compression_of(given, None))
-        )
-        made = make_stage(fused.stage(), run, progress)
-    show_output(made, given["json_path"])
+    shape = ShardShape(compression_of(given, None))
+    make(FusedChunking(target.root, conversion, found, path, rule, given["dtype"], shape=shape).stage(), given)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfassets.cli.mds_options import cache_option, revision_option, tokenizer_path
+from hfassets.cli.mds_options import cache_option, place_of, place_options, revision_option, tokenizer_path
 from hfassets.cli.options import PATH, no_token, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.errors import DataError
 from hfassets.report.tables import build_table
-from hfassets.report.units import format_bytes
+from hfassets.report.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from hfassets.tokens.engine import Engine
@@ -155,6 +155,27 @@ def decompress(folder: Path, delete_zip: bool, flag: bool, json_path: str | None
     with ProgressDisplay() as progress:
         made = export.decompress(folder, delete_zip=delete_zip, progress=progress)
     show(json_path, made, f"{folder}: {made.samples:,} samples, {format_bytes(made.bytes)} uncompressed")
+
+
+@click.command("upload")
+@click.argument("folder", type=PATH)
+@click.argument("place", metavar="PLACE")
+@place_options
+@json_option
+@no_token
+def upload(folder: Path, place: str, json_path: str | None, **given: Any) -> None:
+    """FOLDER to s3://bucket/prefix, or to the dataset repo ORG/NAME[/folder] of the Hub, a commit for some files at a
+    time; what is there already is not sent again.
+    """
+    from hfassets.cli.progress import ProgressDisplay
+    from hfassets.mds.shipping import upload_folder
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder")
+    with ProgressDisplay() as progress:
+        files, sent = upload_folder(folder, place_of(place, given), progress)
+    document = {"folder": folder, "place": place, "files": files, "sent": sent}
+    show(json_path, document, f"{folder}: {counted(files, 'file')} at {place}, {sent:,} of them sent now")
 
 
 @click.command("move", context_settings={"ignore_unknown_options": True})

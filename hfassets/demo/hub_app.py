@@ -24,6 +24,7 @@ from hfassets.demo.hub_limits import Limits, Quota
 from hfassets.demo.hub_log import LoggedRequest, RequestLog
 from hfassets.demo.hub_routes import API_TYPES, Route, parse_route
 from hfassets.demo.hub_store import ARCHIVE, Commit, HubStore, Repo, StoredFile
+from hfassets.demo.hub_uploads import KINDS, HubUploads, RefusedError
 from hfassets.demo.hub_xet import reconstruction, xorb
 
 TOKEN = "hf_sampleReader"  # noqa: S105 - not a secret: the reader of the sample Hub, with access to the gated repos
@@ -47,6 +48,7 @@ class HubApp:
         self.log = RequestLog()
         self.page_size = page_size
         self._transport_of = transport_of
+        self._uploads = HubUploads(store)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; lifespan and websocket scopes are refused by configuration."""
@@ -130,6 +132,8 @@ class HubApp:
     async def _dispatch(self, request: Request, route: Route, token: str) -> Answer:
         if token and token not in USERS and route.kind != "xet":
             return _refusal(401, "Invalid credentials in Authorization header")
+        if route.kind in KINDS:
+            return await self._upload(request, route, token)
         if request.method not in ("GET", "HEAD") and route.kind not in ("paths-info", "xet"):
             return _refusal(405, f"{request.method} is not for this path")
         if route.kind == "whoami":
@@ -160,6 +164,17 @@ class HubApp:
         if route.kind == "xet-read-token":
             return _gated(repo, token) if repo.gated and token != TOKEN else _xet_token(_base(request))
         return self._file(request, route, repo, commit, token)
+
+    async def _upload(self, request: Request, route: Route, token: str) -> Response:
+        # Where a file goes was told to somebody who may write; the address is all that its sender shows.
+        if route.kind != "lfs" and token != TOKEN:
+            return _refusal(401 if not token else 403, "You need a token that may write")
+        try:
+            return _json(await self._uploads.answer(request, route, _base(request)))
+        except RefusedError as refused:
+            return _refusal(refused.status, str(refused), more=refused.more)
+        except (KeyError, TypeError, ValueError) as error:
+            return _refusal(400, f"{type(error).__name__}: {error}")
 
     def _tree(self, request: Request, route: Route, repo: Repo, commit: Commit) -> Response:
         query = dict(parse_qsl(request.url.query))
@@ -251,10 +266,17 @@ def _json(document: Any) -> Response:
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-def _refusal(status: int, message: str, code: str = "", *, headers: Mapping[str, str] | None = None) -> Response:
+def _refusal(
+    status: int,
+    message: str,
+    code: str = "",
+    *,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Response:
     """An error as the Hub words it: JSON body, X-Error-Code and X-Error-Message."""
     named = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
-    return Response(orjson.dumps({"error": message}), status, named, "application/json")
+    return Response(orjson.dumps({"error": message, **(more or {})}), status, named, "application/json")
 
 
 def _gated(repo: Repo, token: str) -> Response:
@@ -269,7 +291,7 @@ def _gated(repo: Repo, token: str) -> Response:
 def _whoami(token: str) -> Response:
     if not token:
         return _refusal(401, "Invalid username or password.")
-    access = {"displayName": "sample", "role": "read", "createdAt": "2024-01-01T12:00:00.000Z"}
+    access = {"displayName": "sample", "role": "write", "createdAt": "2024-01-01T12:00:00.000Z"}
     return _json(
         {
             "type": "user",

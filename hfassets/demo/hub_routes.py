@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 API_TYPES = {"datasets": "dataset", "models": "model", "spaces": "space"}
-_REPO_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "resolve", "xet-read-token"})
+_REPO_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "resolve", "xet-read-token", "preupload", "commit"})
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | xet | s3 | whoami | control | page.
+    """`kind`: info | tree | paths-info | refs | xet-read-token | resolve | cdn | xet | s3 | whoami | control | page, or
+    for what is sent: create | preupload | lfs-batch | lfs | commit.
 
     `bucket` is the rate limit it counts against, "" for none. `path` is a path in the repo, the control's name, or the
     key of an object in the bucket `repo_id` (s3).
@@ -31,6 +32,13 @@ def parse_route(raw_path: str) -> Route:
     match steps:
         case ["api", "whoami-v2"]:
             return Route("whoami", "api")
+        case ["api", "repos", "create"]:
+            return Route("create", "api")
+        case ["lfs", oid]:
+            return Route("lfs", "", path=oid)
+        case [*plural, owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
+            repo_type = API_TYPES.get("".join(plural), "model")
+            return Route("lfs-batch", "api", repo_type, f"{owner}/{name.removesuffix('.git')}")
         case ["api", plural, _, *_] if plural in API_TYPES:
             return _api_route(API_TYPES[plural], steps[2:])
         case ["_s3", bucket, *rest]:
@@ -64,7 +72,7 @@ def _api_route(repo_type: str, steps: list[str]) -> Route:
             return Route("info", "api", repo_type, repo_id, revision)
         case ["tree", revision, *path]:
             return Route("tree", "api", repo_type, repo_id, revision, "/".join(path).strip("/"))
-        case ["paths-info" | "xet-read-token" as kind, revision]:
+        case ["paths-info" | "xet-read-token" | "preupload" | "commit" as kind, revision]:
             return Route(kind, "api", repo_type, repo_id, revision)
         case _:
             return Route("page", "api", path="/".join(steps))

@@ -6,10 +6,13 @@ Invariant: the same repo id, files and earlier commits always give the same comm
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 ARCHIVE = "softwareheritage/archive"
@@ -24,6 +27,7 @@ LFS_SUFFIXES = (
 LFS_SIZE = 10_000_000
 
 LfsRule = Callable[[str, int], bool]
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def default_lfs(path: str, size: int) -> bool:
@@ -150,6 +154,27 @@ class HubStore:
     def repos(self) -> list[Repo]:
         """All repos, by type and id."""
         return [self._repos[key] for key in sorted(self._repos)]
+
+    def object(self, sha256: str) -> Path | None:
+        """Content that was handed in or received, by its hash."""
+        path = self._objects / sha256
+        return path if _SHA256.fullmatch(sha256) and path.exists() else None
+
+    @contextmanager
+    def receiving(self) -> Iterator[Any]:
+        """A file for content that is on its way; it is gone afterwards unless it was kept."""
+        self._objects.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=self._objects, prefix="coming-", delete=False) as file:
+            try:
+                yield file
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
+    def keep(self, path: Path, sha256: str) -> None:
+        """Give received content its name; raises KeyError for what is no hash."""
+        if not _SHA256.fullmatch(sha256):
+            raise KeyError(sha256)
+        path.replace(self._objects / sha256)
 
     def remove(self, repo_type: str, repo_id: str) -> None:
         """Forget a repo; raises KeyError when there is none."""

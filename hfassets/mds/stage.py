@@ -20,7 +20,7 @@ from hfassets.mds.index import INDEX
 from hfassets.parts import LocalPool, PartsResult, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.make import Worker
-from hfassets.parts.plan import MANIFEST_FILE
+from hfassets.parts.plan import AFTER, MANIFEST_FILE, elsewhere
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
@@ -104,9 +104,18 @@ def find_stage(root: Path) -> StageOutput | None:
         manifest = read_manifest(root / MANIFEST_FILE)
     except IntegrityError:
         return None
-    if manifest is None or any(not _has_size(root / file.path, file.size) for file in manifest.files):
+    if manifest is None:
+        return None
+    removed = removed_files(root, manifest)
+    if any(not _has_size(root / file.path, file.size) for file in manifest.files if file.path not in removed):
         return None
     return StageOutput(root, manifest)
+
+
+def removed_files(root: Path, manifest: Manifest) -> set[str]:
+    """Files of an output that were brought elsewhere and are not here any more."""
+    parts = {file.path.partition("/")[0] for file in manifest.files if "/" in file.path}
+    return {f"{part}/{name}" for part in parts for name in elsewhere(root / part)[1]}
 
 
 def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent) -> StageOutput:
@@ -146,7 +155,10 @@ def write_stats(root: Path, stats: Mapping[str, Any], name: str = STATS) -> None
 
 def _done(stage: Stage) -> StageOutput | None:
     found = find_stage(stage.root)
-    return found if found is not None and found.fingerprint == stage.expected.fingerprint else None
+    if found is None or found.fingerprint != stage.expected.fingerprint:
+        return None
+    brought = all(stage.plan.done(stage.root, index) for index in range(len(stage.plan.parts)))
+    return found if AFTER not in stage.plan.context or brought else None
 
 
 def _manifest(stage: Stage, result: PartsResult, finished: Finished, started: float) -> Manifest:

@@ -14,7 +14,7 @@ from typing import Any
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.index import INDEX, Shard, collect, index_bytes, read_index
 from hfassets.mds.stage import SIDES
-from hfassets.parts.plan import MANIFEST_FILE
+from hfassets.parts.plan import MANIFEST_FILE, elsewhere
 from hfassets.storage.manifest import read_manifest
 from hfassets.storage.state import file_name
 
@@ -58,6 +58,11 @@ def upstream(root: Path) -> Upstream:
             part = read_manifest(root / name / MANIFEST_FILE)
             if part is None:
                 raise DataError(f"{root / name}: its manifest is gone; make {root} again")
+            to, removed = elsewhere(root / name)
+            if removed:
+                raise DataError(
+                    f"{root / name}: its shards were brought to {to} and are not here; bring them back first"
+                )
             found.append((name, name, part.fingerprint))
         return Upstream(root, manifest.fingerprint, tuple(found))
     if (root / "plan.json").exists():

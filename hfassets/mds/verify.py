@@ -14,6 +14,7 @@ from hfassets.errors import DataError, HfassetsError, IntegrityError
 from hfassets.hub.hashing import hash_file
 from hfassets.mds.index import INDEX, collect, read_index
 from hfassets.mds.reader import parse_shard, read_raw
+from hfassets.mds.stage import removed_files
 from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.manifest import Manifest, read_manifest
@@ -54,7 +55,10 @@ def verify_mds(root: Path, progress: ProgressCallback = silent) -> VerifiedMds:
     files = size = 0
     if manifest is not None:
         total = manifest.total_bytes
+        removed = removed_files(root, manifest)
         for file in manifest.files:
+            if file.path in removed:
+                continue
             path = root / file.path
             try:
                 if path.stat().st_size != file.size:

@@ -10,13 +10,13 @@ import hashlib
 import importlib
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hfassets.errors import HfassetsError, IntegrityError
-from hfassets.parts.plan import MANIFEST_FILE, Outcome, PartOutput, Plan, load_plan
+from hfassets.parts.plan import AFTER, MANIFEST_FILE, Outcome, PartOutput, Plan, load_plan
 from hfassets.storage import OutputFile, publish_directory, write_manifest
 from hfassets.storage.atomic import temporary_beside
 
@@ -36,10 +36,15 @@ def entry_point(worker: str | Worker) -> str:
 
 
 def resolve(name: str) -> Worker:
-    """The function behind `module:function`; raises ImportError or AttributeError when there is none."""
-    module, _, attribute = name.partition(":")
-    function: Worker = getattr(importlib.import_module(module), attribute)
+    """The worker behind `module:function`; raises ImportError or AttributeError when there is none."""
+    function: Worker = named(name)
     return function
+
+
+def named(name: str) -> Any:
+    """What `module:function` names; raises ImportError or AttributeError when there is none."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def attempt(plan_file: Path, fingerprint: str, index: int) -> Outcome:
@@ -76,8 +81,15 @@ def _load(plan_file: Path, changed: int) -> tuple[Plan, str]:
 
 
 def _make(plan: Plan, worker: Worker, root: Path, index: int) -> bool:
-    if plan.finished(root, index):
-        return False
+    after = plan.context.get(AFTER)
+    made = plan.finished(root, index) is None and _publish(plan, worker, root, index)
+    if after is not None:
+        bring: Callable[[Path, Mapping[str, Any]], None] = named(after["call"])
+        bring(root / plan.parts[index]["name"], after)
+    return made
+
+
+def _publish(plan: Plan, worker: Worker, root: Path, index: int) -> bool:
     part = {**plan.parts[index], **({"context": plan.context} if plan.context else {})}
     final = root / part["name"]
     temporary = temporary_beside(final)

@@ -19,6 +19,11 @@ from hfassets.storage.state import file_name
 
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
+ELSEWHERE_FILE = "elsewhere.json"
+"""Beside a part's manifest when the part was brought elsewhere: `to`, and the files that were `removed` here since."""
+AFTER = "after"
+"""The key of a context for what is done with each finished part: `call`, a `module:function` that gets the part's
+folder and this object, and `to`, where the part is brought."""
 PLAN_VERSION = 1
 
 
@@ -87,16 +92,30 @@ class Plan:
         )
 
     def finished(self, root: Path, index: int) -> Manifest | None:
-        """The manifest of a part when it is done: this plan's, and every file there in its size; else None."""
+        """The manifest of a part when it is done: this plan's, and every file there in its size, or known to be where
+        the part was brought; else None.
+        """
         folder = root / self.parts[index]["name"]
         try:
             manifest = read_manifest(folder / MANIFEST_FILE)
         except (IntegrityError, NotADirectoryError):
             return None
-        expected = identity_fingerprint(self.stage, self.format, self.inputs, self._part_parameters(index))
-        if manifest is None or manifest.fingerprint != expected:
+        if manifest is None or manifest.fingerprint != self.part_fingerprint(index):
             return None
-        return manifest if all(_has_size(folder / file.path, file.size) for file in manifest.files) else None
+        removed = elsewhere(folder)[1]
+        here = (file for file in manifest.files if file.path not in removed)
+        return manifest if all(_has_size(folder / file.path, file.size) for file in here) else None
+
+    def done(self, root: Path, index: int) -> bool:
+        """Whether a part is finished, and was brought where the plan's context wants it."""
+        if self.finished(root, index) is None:
+            return False
+        after = self.context.get(AFTER)
+        return after is None or elsewhere(root / self.parts[index]["name"])[0] == after["to"]
+
+    def part_fingerprint(self, index: int) -> str:
+        """What identifies a part's content."""
+        return identity_fingerprint(self.stage, self.format, self.inputs, self._part_parameters(index))
 
     def _part_parameters(self, index: int) -> dict[str, Any]:
         return {**self.parameters, "part": self.parts[index], "plan": self.fingerprint}
@@ -107,6 +126,15 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
+
+
+def elsewhere(folder: Path) -> tuple[str | None, frozenset[str]]:
+    """Where a part was brought, and which of its files are only there since."""
+    try:
+        found = orjson.loads((folder / ELSEWHERE_FILE).read_bytes())
+        return str(found["to"]), frozenset(found["removed"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None, frozenset()
 
 
 def store_plan(path: Path, plan: Plan, worker: str) -> None:

@@ -63,7 +63,7 @@ def run(
     entry = entry_point(worker)
     root.mkdir(parents=True, exist_ok=True)
     _adopt(plan, entry, root, replace, progress)
-    todo = [index for index in range(len(plan.parts)) if plan.finished(root, index) is None]
+    todo = [index for index in range(len(plan.parts)) if not plan.done(root, index)]
     done, total = len(plan.parts) - len(todo), len(plan.parts)
     progress(Progress(plan.stage, done, total, "parts"))
     failures: dict[int, str] = {}

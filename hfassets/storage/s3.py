@@ -143,6 +143,11 @@ class S3Store:
             raise IntegrityError(f"{self.place.uri(name)}: S3 does not hold the bytes that were sent; run again")
         return Put(expected, sent=True)
 
+    def has(self, name: str, path: Path) -> bool:
+        """Whether an object is this file, by its size and the server's checksum, or by its bytes without one."""
+        size = path.stat().st_size
+        return self._holds(name, path, size, checksum(path, part_size(size)))
+
     def _holds(self, name: str, path: Path, size: int, expected: str) -> bool:
         """Whether the object is the file; a server that has kept no checksum of it is asked for the bytes."""
         found = self.find(name)

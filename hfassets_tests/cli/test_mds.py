@@ -14,6 +14,9 @@ from hfassets.demo.hub_tokenizer import write_tokenizer
 from hfassets.mds.reader import MdsReader
 from hfassets_tests.conftest import ClientEnvironment
 from hfassets_tests.mds.pipeline import corpus, write_jsonl
+from hfassets_tests.s3 import BUCKET, S3Server, s3, s3_server
+
+__all__ = ["s3", "s3_server"]
 
 pytestmark = pytest.mark.hub
 
@@ -152,3 +155,23 @@ def test_files_at_urls(run: Run, hub_env: ClientEnvironment) -> None:
         "line 1: 'ftp://x/y.json.gz' is no http(s) URL"
         in run("dolma_to_mds", "-s", "x", "--urls", "urls.txt", code=1).stderr
     )
+
+
+def test_parts_are_uploaded_as_they_are_made(run: Run, s3: S3Server) -> None:
+    """Nothing stays here, a second run makes nothing, and a folder is sent once; faults are one line each."""
+    write_jsonl(Path("source"), corpus(200))
+    write_tokenizer_to(Path("tokenizer"))
+    words = ("jsonl_to_mds", "-i", "source", "-o", "text", "--part-size", "60kB", "--cleanup-local")
+    assert "say by --upload-to" in run(*words, code=2, **s3.variables).stderr
+    made = json.loads(run(*words, "-u", f"s3://{BUCKET}/text", "--json", **s3.variables).stdout)
+    assert not list(Path("text").rglob("*.mds*")) and any(key.endswith(".mds.zstd") for key in s3.objects())
+    again = json.loads(run(*words, "-u", f"s3://{BUCKET}/text", "--json", **s3.variables).stdout)
+    assert again["reused"] and again["fingerprint"] == made["fingerprint"]
+    assert "were brought to s3://" in run("tokenize_mds", "-d", "text", "-t", "tokenizer", code=1).stderr
+    told = run(*words, "-u", "s3://nobody-made-this/x", code=1, **s3.variables).stderr
+    assert "nobody-made-this" in told and len(told.strip().splitlines()) == 1
+    write_jsonl(Path("more"), corpus(20))
+    run("jsonl_to_mds", "-i", "more", "-o", "small")
+    assert "sent now" in run("upload", "small", f"s3://{BUCKET}/small", **s3.variables).stdout
+    assert " 0 of them sent now" in run("upload", "small", f"s3://{BUCKET}/small", **s3.variables).stdout
+    assert "not a folder" in run("upload", "nowhere", f"s3://{BUCKET}/small", code=1, **s3.variables).stderr
