@@ -27,7 +27,7 @@ from hfassets.catalog.mixes import RepoPin, plain_key, plain_mapper
 from hfassets.errors import UsageError
 from hfassets.tokens.rules import ChunkRule
 
-_KINDS = ("repo", "files", "urls", "c4", "distillation")
+_KINDS = ("repo", "files", "urls", "mds", "c4", "distillation")
 
 
 class ValidationSection(Model):
@@ -38,8 +38,8 @@ class ValidationSection(Model):
 
 
 class RecipeSource(Model):
-    """Where the text comes from: a dataset of the Hub, files here, a list of URLs (those that contain `section`), a
-    shard set of this catalog's `c4`, or a file `mix/category/source` of its `distillation`.
+    """Where the text comes from: a dataset of the Hub, files here, a list of URLs (those that contain `section`),
+    an MDS here, a shard set of this catalog's `c4`, or a file `mix/category/source` of its `distillation`.
     """
 
     repo: Repo | None = None
@@ -50,6 +50,7 @@ class RecipeSource(Model):
     files: AbsolutePath | None = None
     urls: AbsolutePath | None = None
     section: Text | None = None
+    mds: AbsolutePath | None = None
     c4: Name | None = None
     distillation: Text | None = None
 

@@ -90,7 +90,14 @@ def hf_to_mds(**given: Any) -> None:
 
 
 @click.command("jsonl_to_mds")
-@click.option("-i", "--input", "source", type=PATH, required=True, help="A file of JSON lines or Parquet, or a folder.")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    type=PATH,
+    required=True,
+    help="A folder of JSON lines or Parquet, one such file, or an MDS.",
+)
 @click.option("-o", "--output", type=PATH, required=True)
 @click.option("--shard", is_flag=True, help="Parts of --shard-size rows, as folders shard_00000 and so on.")
 @click.option("--shard-size", type=click.IntRange(1), default=10_000, show_default=True)
@@ -105,14 +112,14 @@ def jsonl_to_mds(**given: Any) -> None:
     """Files of JSON lines, JSON or Parquet (gzip and zstd too) as MDS with the columns id and text."""
     from hfassets.cli.progress import ProgressDisplay
     from hfassets.mds.inputs import Cut
-    from hfassets.mds.origins import from_files
+    from hfassets.mds.origins import from_folder
 
     more: dict[str, Any] = {}
     if given["shard"]:
         more = {"cut": Cut(rows=given["shard_size"]), "name_of": lambda index: f"shard_{index:05}"}
     target = _target(given["output"], given, **more)
     with ProgressDisplay() as progress:
-        found = from_files(given["source"], target, progress)
+        found = from_folder(given["source"], target, progress)
     make(found.stage(), given)
 
 

@@ -170,7 +170,14 @@ def split_dataset_into_chunks(**given: Any) -> None:
 
 
 @click.command("make")
-@click.option("-i", "--input", "source", type=PATH, required=True, help="A file of JSON lines or Parquet, or a folder.")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    type=PATH,
+    required=True,
+    help="A folder of JSON lines or Parquet, one such file, or an MDS.",
+)
 @click.option("-o", "--output", type=PATH, required=True)
 @rule_options
 @tokenizer_option
@@ -192,7 +199,7 @@ def make_(**given: Any) -> None:
     from hfassets.mds.documents import Columns
     from hfassets.mds.fused import FusedChunking
     from hfassets.mds.inputs import Cut
-    from hfassets.mds.origins import Target, from_files
+    from hfassets.mds.origins import Target, from_folder
     from hfassets.mds.sides import ValidationRule
     from hfassets.tokens.engine import TokenizerSource
 
@@ -204,6 +211,6 @@ def make_(**given: Any) -> None:
     )  # fmt: skip
     found = TokenizerSource.read(path, name=given["tokenizer"], prefix_space=given["use_prefix_space"])
     with ProgressDisplay() as progress:
-        conversion = from_files(given["source"], target, progress)
+        conversion = from_folder(given["source"], target, progress)
     shape = ShardShape(compression_of(given, None))
     make(FusedChunking(target.root, conversion, found, path, rule, given["dtype"], shape=shape).stage(), given)

@@ -16,12 +16,14 @@ from hfassets.distillation.mapping import Mapper, RowRefusedError
 from hfassets.errors import DataError
 from hfassets.hub.listing import RepoFile
 from hfassets.mds.inputs import Piece
+from hfassets.mds.reader import ShardData, read_shard_file
 from hfassets.sources.files import LocalSource, SliceSource, Source, format_of
 from hfassets.sources.packed import BadRow, rows_of
 from hfassets.sources.records import records
 
 MALFORMED = "malformed"
 NO_TEXT = "no_text"
+_SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,41 @@ def documents(
     cannot be read, and for one in which no row has the text column.
     """
     wanted = None if mapper is not None else [columns.text, columns.id]
-    for block in records(source, 0, wanted):
-        yield _block(rows_of(block.rows), piece.file.path, piece.begin.row + block.first, columns, mapper, reading)
+    for first, rows in _rows(source, wanted):
+        yield _block(rows, piece.file.path, piece.begin.row + first, columns, mapper, reading)
     if mapper is None:
         reading.check(piece.file.path, columns, source)
 
 
+def _rows(source: Source, wanted: Sequence[str] | None) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Blocks of rows, each with the number of its first one."""
+    if isinstance(source, LocalSource) and is_shard(source.file.path):
+        yield from _shard_rows(read_shard_file(source.path), wanted)
+        return
+    for block in records(source, 0, wanted):
+        yield block.first, rows_of(block.rows)
+
+
+def _shard_rows(shard: ShardData, wanted: Sequence[str] | None) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The rows of a shard, with all columns when somebody may ask for any, or lacks one."""
+    if wanted is None or wanted[0] not in shard.columns:
+        names = list(shard.columns)
+    else:
+        names = [name for name in wanted if name in shard.columns]
+    for start in range(0, len(shard), _SAMPLES):
+        places = range(start, min(start + _SAMPLES, len(shard)))
+        yield start, [{name: sample[name] for name in names} for sample in map(shard.sample, places)]
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is one of an MDS, by its name."""
+    return path.endswith((".mds", ".mds.zstd"))
+
+
 def _parquet_columns(source: Source) -> list[str]:
     """The columns of a Parquet file that lies here: of its rows only the wanted ones were read. Else none."""
-    if not isinstance(source, LocalSource) or format_of(source.file.path) != "parquet":
+    path = source.file.path
+    if not isinstance(source, LocalSource) or is_shard(path) or format_of(path) != "parquet":
         return []
     import pyarrow.parquet as pq
 

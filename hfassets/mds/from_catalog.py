@@ -24,7 +24,7 @@ from hfassets.mds.convert import Conversion, ShardShape
 from hfassets.mds.documents import Columns
 from hfassets.mds.extend import Domain, Extension
 from hfassets.mds.inputs import Cut
-from hfassets.mds.origins import Target, from_files, from_hub, from_urls
+from hfassets.mds.origins import Target, from_files, from_hub, from_mds, from_urls
 from hfassets.mds.sample import Member, Sampling, by_share, make_sampling, training_tokens
 from hfassets.mds.sides import ValidationRule
 from hfassets.mds.stage import StageOutput, StageRun, find_stage, make_stage
@@ -174,6 +174,8 @@ class Recipes:
                 )
         if source.urls is not None:
             return from_urls(read_url_list(source.urls, source.section), target, self.catalog.hub.max_retries)
+        if source.mds is not None:
+            return from_mds(source.mds, target, progress)
         return from_files(self._folder(recipe), target, progress)
 
     def _folder(self, recipe: Recipe) -> Path:
@@ -215,6 +217,7 @@ class Recipes:
             "repo": [source.repo, source.config, source.split],
             "files": [source.files and source.files.stem],
             "urls": [source.urls and source.urls.stem, source.section],
+            "mds": [source.mds and source.mds.name],
             "c4": [source.c4],
             "distillation": [source.distillation],
         }

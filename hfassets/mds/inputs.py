@@ -17,6 +17,7 @@ import orjson
 
 from hfassets.errors import DataError
 from hfassets.hub.sweep import default_workers
+from hfassets.mds.index import collect
 from hfassets.progress import Progress, ProgressCallback
 from hfassets.sources.files import format_of
 from hfassets.storage.atomic import write_atomic
@@ -98,7 +99,29 @@ def local_files(source: Path, state: StateDir, progress: ProgressCallback, cut: 
     paths = [source] if source.is_file() else sorted(_data_files(source))
     if not paths:
         raise DataError(f"{source}: no JSON lines, JSON or Parquet files in it")
-    root = source.parent if source.is_file() else source
+    return _hashed(source, source.parent if source.is_file() else source, paths, state, progress, cut)
+
+
+def shard_files(source: Path, state: StateDir, progress: ProgressCallback, cut: Cut) -> list[InputFile]:
+    """The shards of an MDS at any depth, in the order of their paths; each is read once for its hash.
+
+    Raises DataError when there is none, or one that an index names is not there.
+    """
+    paths = []
+    for shard in collect(source):
+        names = [name for name in (shard.zipped, shard.raw) if name is not None]
+        found = next((source / name for name in names if (source / name).exists()), None)
+        if found is None:
+            raise DataError(f"{source / names[0]}: the index names it, and it is not there")
+        paths.append(found)
+    if not paths:
+        raise DataError(f"{source}: no MDS with samples in it")
+    return _hashed(source, source, paths, state, progress, cut)
+
+
+def _hashed(
+    source: Path, root: Path, paths: Sequence[Path], state: StateDir, progress: ProgressCallback, cut: Cut
+) -> list[InputFile]:
     memory = state.work("mds_inputs", str(source.absolute())) / "seen.json"
     seen = _remembered(memory)
     total = sum(path.stat().st_size for path in paths)

@@ -1,4 +1,4 @@
-"""Where the text of a recipe comes from: files of a folder, a dataset of the Hub, or a list of URLs.
+"""Where the text of a recipe comes from: files or an MDS of a folder, a dataset of the Hub, or a list of URLs.
 
 Invariant: a conversion is the same whoever plans it: its parts follow from the source and the cut alone.
 """
@@ -17,7 +17,8 @@ from hfassets.hub.session import HubClient
 from hfassets.hub.snapshot import plan_snapshot
 from hfassets.mds.convert import Conversion, ShardShape
 from hfassets.mds.documents import Columns
-from hfassets.mds.inputs import Cut, InputFile, Piece, grouped, local_files, pieces
+from hfassets.mds.index import INDEX
+from hfassets.mds.inputs import Cut, InputFile, Piece, grouped, local_files, pieces, shard_files
 from hfassets.mds.sides import ValidationRule
 from hfassets.mds.urls import part_names
 from hfassets.progress import ProgressCallback, silent
@@ -67,6 +68,19 @@ def from_files(source: Path, target: Target, progress: ProgressCallback = silent
     groups = target.named(grouped(pieces(files), target.cut))
     inputs = {"files": [[file.path, file.size, file.hash] for file in files]}
     return target.conversion(inputs, groups, places={file.path: file.place for file in files})
+
+
+def from_mds(source: Path, target: Target, progress: ProgressCallback = silent) -> Conversion:
+    """The samples of an MDS that has text, whoever wrote it; raises DataError when there is none."""
+    files = shard_files(source, target.state, progress, target.cut)
+    groups = target.named(grouped(pieces(files), target.cut))
+    inputs = {"mds": [[file.path, file.size, file.hash] for file in files]}
+    return target.conversion(inputs, groups, places={file.path: file.place for file in files})
+
+
+def from_folder(source: Path, target: Target, progress: ProgressCallback = silent) -> Conversion:
+    """What lies in a folder: an MDS if it has an index, else files of rows; or one file."""
+    return (from_mds if (source / INDEX).exists() else from_files)(source, target, progress)
 
 
 def from_hub(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import xxhash
 import zstd
 
@@ -153,6 +154,28 @@ class MdsReader(Sequence[dict[str, Any]]):
         shard = self.shards[place]
         data = read_raw(self._folder, shard, verify=self._verify)
         return parse_shard(data, shard, str(self._folder / shard.raw))
+
+
+def read_shard_file(path: Path) -> ShardData:
+    """A shard as it describes itself, without an index; `.zstd` is decompressed.
+
+    Raises IntegrityError for one that cannot be decompressed, DataError for one that is no MDS.
+    """
+    data = _read(path)
+    if path.name.endswith(".zstd"):
+        try:
+            data = zstd.decompress(data)
+        except zstd.Error as error:
+            raise IntegrityError(f"{path}: cannot be decompressed ({error})") from None
+    try:
+        count = int(np.frombuffer(data, "<u4", 1)[0])
+        first = int(np.frombuffer(data, "<u4", 1, 4)[0])
+        config = orjson.loads(data[4 + 4 * (count + 1) : first])
+        described = {"basename": path.name, "bytes": len(data), "hashes": {}}
+        shard = Shard({**config, "samples": count, "raw_data": described, "zip_data": None})
+        return parse_shard(data, shard, str(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not an MDS shard ({type(error).__name__}: {error})") from None
 
 
 def read_raw(folder: Path, shard: Shard, *, verify: bool = True) -> bytes:

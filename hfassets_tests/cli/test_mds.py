@@ -169,7 +169,7 @@ def test_parts_are_uploaded_as_they_are_made(run: Run, s3: S3Server) -> None:
     assert again["reused"] and again["fingerprint"] == made["fingerprint"]
     assert "were brought to s3://" in run("tokenize_mds", "-d", "text", "-t", "tokenizer", code=1).stderr
     told = run(*words, "-u", "s3://nobody-made-this/x", code=1, **s3.variables).stderr
-    assert "nobody-made-this" in told and len(told.strip().splitlines()) == 1
+    assert "there is no such bucket" in told.strip().splitlines()[-1]
     write_jsonl(Path("more"), corpus(20))
     run("jsonl_to_mds", "-i", "more", "-o", "small")
     assert "sent now" in run("upload", "small", f"s3://{BUCKET}/small", **s3.variables).stdout
