@@ -14,6 +14,7 @@ _COMMANDS: Mapping[str, str] = {
         ("tokenize_mds", "tokenize_mds_subfolders", "split_dataset_into_chunks", "make"), "hfassets.cli.mds_tokens"
     ),
     **dict.fromkeys(("sample", "mix", "extend"), "hfassets.cli.mds_sample"),
+    "recipes": "hfassets.cli.mds_recipes",
     **dict.fromkeys(
         ("merge", "make_recursive_root", "create_final_dataset_index", "count_instances", "verify", "show"),
         "hfassets.cli.mds_tools",

@@ -193,3 +193,31 @@ def test_a_file_of_a_mix_shows_what_became_of_its_rows(service: Service, page: P
     page.get_by_text("[Show Markdown]").nth(1).click()
     expect(page.get_by_role("dialog").get_by_role("row")).to_have_count(6)
     keep(page, "mix-first-rows")
+
+
+def test_text_becomes_rows_and_one_sees_how(service: Service, page: Page) -> None:
+    """The stages of MDS from left to right; tokens as a plot over partitions; the lengths of rows as a picture."""
+    stages = ["text_mds", "tokenized_mds", "chunked_mds", "sampled_mds"]
+    assert service.outcome(service.launch(stages, "math")) == "SUCCESS"
+    page.set_viewport_size({"width": 1700, "height": 900})
+    page.goto("/locations/hfassets/asset-groups/mds/lineage")
+    page.get_by_role("button", name="Hide navigation").click()
+    graph = page.locator("svg").filter(has_text="chunked_mds")
+    nodes = [graph.get_by_text(asset, exact=True).first for asset in (*stages, "training_mds")]
+    for node in nodes:
+        expect(node).to_be_visible()
+    expect(graph.get_by_text("Loading…")).to_have_count(0)
+    keep(page, "mds-lineage")
+    lefts = [place(node)[0] for node in nodes]
+    assert lefts == sorted(set(lefts))
+    page.goto("/assets/chunked_mds?view=overview")
+    page.get_by_text("Plots", exact=True).click()
+    expect(page.get_by_text("tokens", exact=True).first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    keep(page, "mds-plots")
+    page.goto("/assets/chunked_mds?view=partitions&partition=math")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").locator("img").first
+    expect(picture).to_be_visible()
+    wait_for("the picture", lambda: picture.evaluate("image => image.complete && image.naturalWidth") > 400)
+    keep(page, "mds-lengths")

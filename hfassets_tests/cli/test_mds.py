@@ -175,3 +175,17 @@ def test_parts_are_uploaded_as_they_are_made(run: Run, s3: S3Server) -> None:
     assert "sent now" in run("upload", "small", f"s3://{BUCKET}/small", **s3.variables).stdout
     assert " 0 of them sent now" in run("upload", "small", f"s3://{BUCKET}/small", **s3.variables).stdout
     assert "not a folder" in run("upload", "nowhere", f"s3://{BUCKET}/small", code=1, **s3.variables).stderr
+
+
+def test_all_recipes_of_a_catalog_in_one_go(run: Run) -> None:
+    """Made as far as they can be; what fails is named in the end, exit code 1; a wrong name is a wrong word."""
+    write_tokenizer_to(Path("tokenizer"))
+    write_jsonl(Path("source"), corpus(40))
+    entry = "  - {{name: {0}, source: {{files: {0}}}, tokenizer: {{file: tokenizer}}, chunks: {{size: 64}}}}\n"
+    Path("catalog.yaml").write_text("mds:\n" + entry.format("source") + entry.format("nowhere"))
+    done = run("recipes", "--json", "made.json", code=1)
+    made = json.loads(Path("made.json").read_text())
+    assert [one["stage"] for one in made["made"]] == ["text", "tokens", "chunks", "sample"]
+    assert "1 of 2 recipes failed: nowhere: " in done.stderr
+    assert "was ready" in run("recipes", "source").stdout
+    assert "did you mean 'source'" in run("recipes", "sourc", code=2).stderr
