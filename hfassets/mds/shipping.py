@@ -6,7 +6,7 @@ files is here or was seen to arrive there. What a part looks like stays here: it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from hfassets.errors import IntegrityError
+from hfassets.errors import DataError, IntegrityError
 from hfassets.hub.names import check_path
 from hfassets.mds.remote import Place, Remote, folder_files
 from hfassets.mds.stage import Stage, StageOutput, StageRun, make_stage
-from hfassets.parts.plan import AFTER, ELSEWHERE_FILE, MANIFEST_FILE
+from hfassets.parts.plan import AFTER, ELSEWHERE_FILE, MANIFEST_FILE, elsewhere
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.storage.atomic import publish_directory, temporary_beside, write_atomic
 from hfassets.storage.manifest import parse_manifest
@@ -46,30 +46,43 @@ class Shipping:
 def make_shipped(stage: Stage, run: StageRun, shipping: Shipping, progress: ProgressCallback = silent) -> StageOutput:
     """As `make_stage`, each part uploaded when it is made, and the indexes and the manifest when all are there.
 
-    Parts that the place holds already, of the same plan, are not made again, whatever this disk remembers. Raises what
-    `make_stage` raises, and HubError, S3Error.
+    With `cleanup`, parts that the place holds already, of the same plan, are not made again, whatever this disk
+    remembers. Raises what `make_stage` raises, and HubError, S3Error.
     """
     remote = shipping.place.open()
     remote.prepare()
     plan = replace(stage.plan, context={**stage.plan.context, AFTER: shipping.context()})
     stage = replace(stage, plan=plan)
-    if not run.force:
+    if shipping.cleanup and not run.force:
         found = _recall(stage, remote, shipping)
         if found:
             progress(Note(f"{shipping.place.text} holds {found:,} parts of this plan: they are not made again"))
     made = make_stage(stage, run, progress)
+    for part in plan.parts if shipping.cleanup else ():
+        folder = stage.root / part["name"]
+        # Brought there before without being cleaned up, or killed between its note and its removal.
+        if any(_leaves(name) for name, _ in folder_files(folder)):
+            ship_part(folder, shipping.context())
     names = [*sorted(file.path for file in made.manifest.files if "/" not in file.path), MANIFEST_FILE]
     remote.put([(name, stage.root / name) for name in names], f"{stage.plan.stage}: index and manifest")
     return made
 
 
 def ship_part(folder: Path, context: Mapping[str, Any]) -> None:
-    """Worker: upload a finished part, its manifest last, and write down what is there; again is no harm."""
+    """Worker: upload a finished part, its manifest last, and write down what is there; again is no harm.
+
+    Raises DataError for a part whose shards are in another place.
+    """
+    to, before = elsewhere(folder)
+    if before and to != context["to"]:
+        raise DataError(
+            f"{folder}: its shards were brought to {to} and are not here; they cannot go to {context['to']}"
+        )
     remote = Place(**context["place"]).open()
     files = [(f"{folder.name}/{name}", path) for name, path in folder_files(folder) if name != ELSEWHERE_FILE]
     remote.put(files, f"part {folder.name}")
     gone = [name for name, _ in folder_files(folder) if _leaves(name)] if context["cleanup"] else []
-    gone = sorted({*gone, *_gone_before(folder)})
+    gone = sorted({*gone, *before})
     write_atomic(folder / ELSEWHERE_FILE, orjson.dumps({"to": context["to"], "removed": gone}))
     for name in gone:
         (folder / name).unlink(missing_ok=True)
@@ -95,11 +108,6 @@ def upload_folder(folder: Path, place: Place, progress: ProgressCallback = silen
 
 def _leaves(name: str) -> bool:
     return not name.endswith(".json")
-
-
-def _gone_before(folder: Path) -> Sequence[str]:
-    path = folder / ELSEWHERE_FILE
-    return orjson.loads(path.read_bytes())["removed"] if path.exists() else []
 
 
 def _recall(stage: Stage, remote: Remote, shipping: Shipping) -> int:

@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, constants
 
 from hfassets.demo.hub_faults import Fault
 from hfassets.demo.hub_server import SampleHub
-from hfassets.errors import DataError, HubError, UsageError
+from hfassets.errors import DataError, HubError, PartialFailureError, UsageError
 from hfassets.mds.inputs import Cut
 from hfassets.mds.origins import Target, from_files
 from hfassets.mds.reader import MdsReader
@@ -83,6 +83,29 @@ def test_a_bucket_holds_the_shards_and_the_disk_none(
     assert {key for key, when in _written(s3).items() if before[key] != when} <= {"sets/text/manifest.json"}
     with pytest.raises(DataError, match=f"were brought to {TO} and are not here"):
         upstream(again.root)
+    with pytest.raises(PartialFailureError, match=f"they cannot go to s3://{BUCKET}/b"):
+        make_shipped(stage("other"), _run(tmp_path), Shipping(Place(f"s3://{BUCKET}/b")))
+    assert not [key for key in s3.objects() if key.startswith("b/")]
+
+
+def test_without_cleaning_up_all_is_in_both_places(s3: S3Server, stage: Callable[[str], Stage], tmp_path: Path) -> None:
+    """Also on a new disk, where it is made again and not sent again; cleaned up later, what a kill left goes too."""
+    shipping = Shipping(Place(TO))
+    made = make_shipped(stage("shipped"), _run(tmp_path), shipping)
+    shards, before = _shards(made.root), _written(s3)
+    there = {key.removeprefix("sets/text/"): s3.read(key) for key in before}
+    assert {name: data for name, data in there.items() if ".mds" in name} == shards
+    shutil.rmtree(made.root)
+    assert _shards(make_shipped(stage("shipped"), _run(tmp_path), shipping).root) == shards
+    assert {key: when for key, when in _written(s3).items() if ".mds" in key} == {
+        key: when for key, when in before.items() if ".mds" in key
+    }
+    make_shipped(stage("shipped"), _run(tmp_path), Shipping(Place(TO), cleanup=True))
+    assert not _shards(made.root)
+    for name, data in shards.items():
+        (made.root / name).write_bytes(data)
+    make_shipped(stage("shipped"), _run(tmp_path), Shipping(Place(TO), cleanup=True))
+    assert not _shards(made.root)
 
 
 def _written(s3: S3Server) -> dict[str, Any]:
