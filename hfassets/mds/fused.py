@@ -86,7 +86,7 @@ def fused_part(part: dict[str, Any], folder: Path) -> PartOutput:
     reading, counts = Reading(), Counter[str]()
     tokens: dict[int, list[Ragged]] = {TRAIN: [], VALIDATION: []}
     names: dict[int, list[bytes]] = {TRAIN: [], VALIDATION: []}
-    for batch in _batches(_documents(part, context, reading)):
+    for batch in batched(source_documents(part, context, reading)):
         _tokenize(batch, ValidationRule(*context["validation"]), engine, context["dtype"], tokens, names, counts)
     details: dict[str, Any] = {}
     for side in (TRAIN, VALIDATION):
@@ -103,7 +103,8 @@ def fused_part(part: dict[str, Any], folder: Path) -> PartOutput:
     return PartOutput(total(accounts).to_dict(), details)
 
 
-def _documents(part: Mapping[str, Any], context: Mapping[str, Any], reading: Reading) -> Iterator[Documents]:
+def source_documents(part: Mapping[str, Any], context: Mapping[str, Any], reading: Reading) -> Iterator[Documents]:
+    """The documents of a conversion's part, block by block; counts go to `reading`."""
     columns = Columns(*context["columns"])
     mapper: Callable[[Any], Any] | None = None if context["mapper"] is None else load_mapper(context["mapper"])
     for described in part["pieces"]:
@@ -112,7 +113,7 @@ def _documents(part: Mapping[str, Any], context: Mapping[str, Any], reading: Rea
             yield from documents(piece, source, columns, mapper, reading)
 
 
-def _batches(blocks: Iterator[Documents]) -> Iterator[Documents]:
+def batched(blocks: Iterator[Documents]) -> Iterator[Documents]:
     """The same documents, as many at a time as are worth tokenizing at once."""
     ids: list[bytes] = []
     texts: list[bytes] = []

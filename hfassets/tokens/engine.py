@@ -171,12 +171,16 @@ class Engine:
         ids = frozenset(number for number, token in added.items() if token.special)
         return Specials(tuple(whole[:start]), tuple(whole[start + len(bare) :]), self._find_eos(), ids)
 
+    def special_id(self, key: str) -> int | None:
+        """The id of the token that the config names by a key, like `bos_token`; None when it names none."""
+        content = _content(self.source.config.get(key))
+        found: int | None = None if content is None else self._reference.token_to_id(content)
+        return found
+
     def _find_eos(self) -> int | None:
         for key in ("eos_token", "sep_token"):
-            content = _content(self.source.config.get(key))
-            if content is not None:
-                found: int | None = self._reference.token_to_id(content)
-                return found
+            if _content(self.source.config.get(key)) is not None:
+                return self.special_id(key)
         return None
 
     def _try_gigatoken(self, data: bytes) -> str | None:

@@ -1,0 +1,1 @@
+"""Text to packed Parquet, and what a teacher says of it."""
