@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.distill_tokenize import tokenize
 from hfassets.cli.options import PATH, no_token, places, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
@@ -223,3 +224,6 @@ _DEFAULTS: dict[str, Any] = {
     "max_retries": 5,
     "backoff_factor": 1.0,
 }
+
+
+distill.add_command(tokenize)

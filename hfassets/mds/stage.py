@@ -20,7 +20,7 @@ from hfassets.mds.index import INDEX
 from hfassets.parts import LocalPool, PartsResult, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.make import Worker
-from hfassets.parts.plan import AFTER, MANIFEST_FILE, elsewhere
+from hfassets.parts.plan import AFTER, MANIFEST_FILE, PLAN_FILE, elsewhere, load_plan
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
@@ -136,10 +136,12 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
     ):
         if not run.force and (found := _done(stage)) is not None:
             return found
-        (root / MANIFEST_FILE).unlink(missing_ok=True)
+        pool, replace = LocalPool(run.workers), run.force or run.replaces
+        # What is refused because the folder holds something else stays as finished as it was.
+        if replace or _planned(stage):
+            (root / MANIFEST_FILE).unlink(missing_ok=True)
         for part in stage.plan.parts if run.force else ():
             shutil.rmtree(root / part["name"], ignore_errors=True)
-        pool, replace = LocalPool(run.workers), run.force or run.replaces
         result = run_parts(stage.plan, stage.worker, pool, root, replace=replace, progress=progress)
         finished = stage.finish(root, result)
         manifest = _manifest(stage, result, finished, started)
@@ -151,6 +153,15 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
 def write_stats(root: Path, stats: Mapping[str, Any], name: str = STATS) -> None:
     """Numbers for people and other tools, as JSON."""
     write_atomic(root / name, orjson.dumps(stats, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _planned(stage: Stage) -> bool:
+    """Whether the folder is that of this plan."""
+    try:
+        stored = load_plan(stage.root / PLAN_FILE)
+    except IntegrityError:
+        return False
+    return stored is not None and stored[0].fingerprint == stage.plan.fingerprint
 
 
 def _done(stage: Stage) -> StageOutput | None:

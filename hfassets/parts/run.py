@@ -109,9 +109,12 @@ def _adopt(plan: Plan, worker: str, root: Path, replace: bool, progress: Progres
         stored = None
     if stored is not None and stored[0].fingerprint != plan.fingerprint:
         held = f"{root} holds another plan ({stored[0].stage}, {len(stored[0].parts)} parts)"
-        if not replace:
+        # A plan of which nothing was made is nobody's loss.
+        made = any(stored[0].finished(root, index) is not None for index in range(len(stored[0].parts)))
+        if not replace and made:
             raise DataError(f"{held}; replace it by force, or choose another folder")
-        progress(Note(f"{held}: its parts are replaced", "warning"))
+        if made:
+            progress(Note(f"{held}: its parts are replaced", "warning"))
         # Without the manifest the output as a whole does not count as done any more; then its parts may go.
         (root / MANIFEST_FILE).unlink(missing_ok=True)
         fsync_directory(root)

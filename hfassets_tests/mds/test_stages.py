@@ -315,6 +315,7 @@ def test_another_plan_is_not_mixed_in(made: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds another plan"):
         other.text(validation=ValidationRule(2, 0.3))
     assert tree(tmp_path / "text") == before
+    assert other.text().reused
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(made: Pipeline, tmp_path: Path) -> None:

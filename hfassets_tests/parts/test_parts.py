@@ -244,6 +244,14 @@ def test_a_changed_plan_is_never_mixed_in(tmp_path: Path, log: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == ["mine", "notes.txt", "p00", "p01", "p02", "p03", PLAN_FILE]
 
 
+def test_a_plan_of_which_nothing_was_made_makes_way(tmp_path: Path, log: Path) -> None:
+    """There is nothing to lose, so nobody need say force."""
+    root = tmp_path / "out"
+    with pytest.raises(PartialFailureError):
+        run(make_plan(parts=[{"name": "p01"}]), "part_workers:fails", LocalPool(1), root)
+    assert run(make_plan(2), "part_workers:write", LocalPool(1), root).made == ("p00", "p01")
+
+
 def test_a_part_is_not_taken_for_that_of_another_plan(tmp_path: Path, log: Path) -> None:
     """Even when its own description is the same and plan.json was lost."""
     root = tmp_path / "out"
