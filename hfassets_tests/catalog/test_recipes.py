@@ -125,11 +125,11 @@ def test_retired_recipes_are_remembered_whole(tmp_path: Path) -> None:
     ("old", "new", "line"),
     [
         ("{c4: web-2k}", "{c4: web-3k}", "7 mds[0].source.c4: no shard set 'web-3k' in the section c4; did you mean"),
-        ("{c4: web-2k}", "{}", "7 mds[0].source: must have one of repo, files, urls, c4, distillation, not none"),
+        ("{c4: web-2k}", "{}", "7 mds[0].source: must have one of repo, files, urls, mds, c4, distillation, not none"),
         (
             "{c4: web-2k}",
             "{c4: web-2k, files: x}",
-            "must have one of repo, files, urls, c4, distillation, not files and",
+            "must have one of repo, files, urls, mds, c4, distillation, not files and",
         ),
         ("tokenizer: {repo: org/tok, revision: v2}", "tokenizer: {}", "must name a repo of the Hub or a file"),
         (

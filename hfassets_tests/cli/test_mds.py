@@ -159,7 +159,7 @@ def test_files_at_urls(run: Run, hub_env: ClientEnvironment) -> None:
 
 def test_parts_are_uploaded_as_they_are_made(run: Run, s3: S3Server) -> None:
     """Nothing stays here, a second run makes nothing, and a folder is sent once; faults are one line each."""
-    write_jsonl(Path("source"), corpus(200))
+    write_jsonl(Path("source"), corpus(100))
     write_tokenizer_to(Path("tokenizer"))
     words = ("jsonl_to_mds", "-i", "source", "-o", "text", "--part-size", "60kB", "--cleanup-local")
     assert "say by --upload-to" in run(*words, code=2, **s3.variables).stderr

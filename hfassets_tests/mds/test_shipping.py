@@ -40,7 +40,7 @@ TO = f"s3://{BUCKET}/sets/text"
 @pytest.fixture
 def stage(tmp_path: Path) -> Callable[[str], Stage]:
     """The conversion of one corpus into some parts, in a folder of that name."""
-    write_jsonl(tmp_path / "source", corpus(300))
+    write_jsonl(tmp_path / "source", corpus(120))
 
     def make(name: str) -> Stage:
         return _stage(tmp_path, name)
