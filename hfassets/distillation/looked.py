@@ -5,7 +5,7 @@ Invariant: lines that are taken from here are byte for byte those that `Lines.of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import orjson
 
 from hfassets.distillation.candidates import Candidate, Outcome, Refused
 from hfassets.distillation.digests import WIDTH
+from hfassets.parts.arena import growing
 
 TEXT = b'{"text":'
 _DIGITS = 8
@@ -59,26 +60,32 @@ class Looked(NamedTuple):
     refused: Sequence[tuple[int, Refused]]
 
 
-def pack(outcomes: Sequence[Outcome], lines: Lines) -> Looked:
-    """Outcomes, packed; the prompts of candidates are not kept."""
+def pack(portions: Iterable[Sequence[Outcome]], lines: Lines) -> Looked:
+    """The outcomes of a block, some at a time, packed; the prompts of candidates are not kept."""
     before, behind = lines.before, _ZEROS + lines.behind
-    pieces: list[bytes] = []
+    joined = growing()
     found: list[tuple[int, int, int, int, bool]] = []
     digests: list[bytes] = []
     refused: list[tuple[int, Refused]] = []
-    for place, one in enumerate(outcomes):
-        if type(one) is Candidate:
-            text, metadata, digest, characters, _, folded = one
-            pieces += (TEXT, text, before, behind, metadata, b"}\n")
-            found.append((place, len(text), len(metadata), characters, folded))
-            digests.append(digest)
-        elif isinstance(one, Refused):
-            refused.append((place, one))
+    count = 0
+    for outcomes in portions:
+        pieces: list[bytes] = []
+        for place, one in enumerate(outcomes, count):
+            if type(one) is Candidate:
+                text, metadata, digest, characters, _, folded = one
+                pieces += (TEXT, text, before, behind, metadata, b"}\n")
+                found.append((place, len(text), len(metadata), characters, folded))
+                digests.append(digest)
+            elif isinstance(one, Refused):
+                refused.append((place, one))
+        # While they are near the processor.
+        joined.write(b"".join(pieces))
+        count += len(outcomes)
     places, texts, metadatas, characters_, folds = np.array(found, np.int64).reshape(-1, 5).T
     ends = np.cumsum(texts + metadatas + (len(TEXT) + len(before) + len(behind) + len(b"}\n")))
     numbers = ends - metadatas - (len(b"}\n") + len(behind))
-    joined = np.frombuffer(bytearray().join(pieces), np.uint8)
-    return Looked(len(outcomes), joined, ends, numbers, places, characters_, folds, b"".join(digests), refused)
+    data = joined.taken()
+    return Looked(count, data, ends, numbers, places, characters_, folds, b"".join(digests), refused)
 
 
 def digests_of(looked: Looked) -> list[bytes]:

@@ -117,8 +117,9 @@ def _looked_at(recipe: Recipe, packed: PackedRows) -> Found:
     global _selection
     if _selection is None or _selection[0] != recipe:
         _selection = recipe, recipe.selection()
-    outcomes = [one for rows in packed.unpacked() for one in look_at_all(_selection[1], rows)]
-    return outcomes if recipe.prompts else pack(outcomes, recipe.lines)
+    selection = _selection[1]
+    portions = (look_at_all(selection, rows) for rows in packed.unpacked())
+    return [one for outcomes in portions for one in outcomes] if recipe.prompts else pack(portions, recipe.lines)
 
 
 def look_at_all(selection: Selection, rows: Iterable[object]) -> Outcomes:

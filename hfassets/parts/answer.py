@@ -7,7 +7,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from hfassets.parts.arena import Line
+from hfassets.parts.arena import Line, answering
 from hfassets.storage.ahead import keep_buffers
 
 
@@ -16,6 +16,7 @@ def answer(line: Line) -> None:
     # An interrupt from the keyboard reaches the whole process group: whoever calls decides what becomes of the work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_buffers()
+    answering(line)
     try:
         sys.path[:] = line.receive()
         while True:

@@ -77,6 +77,7 @@ class CallProcesses:
             line.send((function, arguments))
             succeeded, result = line.receive()
         except (EOFError, OSError):
+            free.release()
             raise ProcessKilledError from None
         if succeeded:
             return Answer(result, free.release)

@@ -84,10 +84,10 @@ def test_an_error_comes_as_it_was_raised(calls: CallProcesses) -> None:
 def test_nothing_stays_open() -> None:
     """No descriptor of a process that ended, or was killed."""
     before = _descriptors()
-    with CallProcesses(2) as calls:
-        killed = calls.submit(_dies)
-        with pytest.raises(ProcessKilledError):
-            killed.result()
+    with CallProcesses(1) as calls:
+        for killed in [calls.submit(_dies) for _ in range(2 * ANSWERS)]:
+            with pytest.raises(ProcessKilledError):
+                killed.result()
     assert _descriptors() == before
 
 
