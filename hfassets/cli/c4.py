@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfassets.cli.options import PATH, no_token, options, places, state_option
+from hfassets.cli.options import PATH, no_token, places, s3_options, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
 from hfassets.errors import HfassetsError, IntegrityError, PartialFailureError, UsageError
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path("data/c4_subset")
 # s. A command waits for whoever writes the same shard set, saying so.
 LEASE_WAIT = 86_400.0
-
-s3_options = options(
-    click.option("--endpoint-url", metavar="URL", help="An S3 other than Amazon's [default: AWS_ENDPOINT_URL]."),
-    click.option("--region", help="Its region [default: AWS_DEFAULT_REGION]."),
-    click.option("--profile", help="A profile of ~/.aws [default: AWS_PROFILE]."),
-)
 
 
 @click.group(invoke_without_command=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfassets.cli.options import PATH, Size, no_token, options, places, state_option
+from hfassets.cli.options import PATH, Size, no_token, options, places, s3_options, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.errors import UsageError
 from hfassets.report.units import counted, format_bytes, format_seconds
@@ -49,18 +49,13 @@ validation_options = options(
     click.option("--validation-seed", type=int, default=0, show_default=True),
 )  # fmt: skip
 
-place_options = options(
-    click.option("--endpoint-url", metavar="URL", help="An S3 other than Amazon's [default: AWS_ENDPOINT_URL]."),
-    click.option("--region", help="Its region [default: AWS_DEFAULT_REGION]."),
-    click.option("--profile", help="A profile of ~/.aws [default: AWS_PROFILE]."),
-)
 upload_options = options(
     click.option(
         "--upload-to", "-u", metavar="PLACE",
         help="Upload each part when it is made: s3://bucket/prefix, or ORG/NAME[/folder] of the Hub.",
     ),
     click.option("--cleanup-local", is_flag=True, help="Keep no shard here that is there."),
-    place_options,
+    s3_options,
 )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfassets.cli.mds_options import cache_option, place_of, place_options, revision_option, tokenizer_path
-from hfassets.cli.options import PATH, no_token, state_option
+from hfassets.cli.mds_options import cache_option, place_of, revision_option, tokenizer_path
+from hfassets.cli.options import PATH, no_token, s3_options, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.errors import DataError
 from hfassets.report.tables import build_table
@@ -160,7 +160,7 @@ def decompress(folder: Path, delete_zip: bool, flag: bool, json_path: str | None
 @click.command("upload")
 @click.argument("folder", type=PATH)
 @click.argument("place", metavar="PLACE")
-@place_options
+@s3_options
 @json_option
 @no_token
 def upload(folder: Path, place: str, json_path: str | None, **given: Any) -> None:

@@ -57,6 +57,11 @@ no_token = click.option("--token", hidden=True, expose_value=False, callback=_re
 state_option = click.option(
     "--state-dir", type=PATH, help="Our memory and reports [default: the catalog's, else ./data/.hfassets]."
 )
+s3_options = options(
+    click.option("--endpoint-url", metavar="URL", help="An S3 other than Amazon's [default: AWS_ENDPOINT_URL]."),
+    click.option("--region", help="Its region [default: AWS_DEFAULT_REGION]."),
+    click.option("--profile", help="A profile of ~/.aws [default: AWS_PROFILE]."),
+)
 hub_cache_option = click.option(
     "--hub-cache", type=PATH, help="The Hub cache for raw files [default: the catalog's, else HF_HUB_CACHE]."
 )
