@@ -60,7 +60,8 @@ DefMemPerNode=400
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=8000 State=UNKNOWN
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=8000 Gres=gpu:1 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=8000 State=UNKNOWN
 PartitionName=normal Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=xfer Nodes=n2 MaxTime=60 State=UP
@@ -264,6 +265,8 @@ class Cluster:
         }
         text = CONF + (ACCOUNTING if self.accounting else NO_ACCOUNTING)
         self.conf.write_text(text.format(**self._values))
+        # A GPU that can be asked for and is none.
+        (self.folder / "gres.conf").write_text("NodeName=n1 Name=gpu File=/dev/null\n")
 
     def _start_accounting(self) -> None:
         data, place = self.folder / "mariadb", self.folder

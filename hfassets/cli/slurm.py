@@ -79,7 +79,7 @@ def submit(
     from hfassets.slurm.errors import ResourceError, SlurmError
 
     try:
-        settings = _settings(site)
+        settings = launcher_settings(site)
         request = _request(settings, profile, {key: value for key, value in fields.items() if value is not None})
         program = shutil.which(command[0])
         if program is None:
@@ -140,7 +140,7 @@ def jobs(ended: bool, json_path: str | None) -> None:
     from hfassets.slurm.errors import SlurmError
 
     try:
-        settings = _settings(None)
+        settings = launcher_settings(None)
         found = [job for job in own_jobs(SlurmClient(settings.cluster).jobs()) if ended or not job.state.ended]
     except SlurmError as error:
         raise HfassetsError(str(error)) from error
@@ -236,7 +236,7 @@ def _dagster() -> DagsterInstance:
         raise HfassetsError(f"the instance of {home}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _settings(site: Path | None) -> Settings:
+def launcher_settings(site: Path | None) -> Settings:
     """The launcher's settings of DAGSTER_HOME, if there are any; `site` wins over all of them."""
     import yaml
 

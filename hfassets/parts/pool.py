@@ -33,12 +33,20 @@ class Backend(Protocol):
         """Yield one outcome for each index as parts end; a part's failure is an outcome, never an exception."""
         ...
 
+    def busy(self, plan_file: Path) -> bool:
+        """Whether workers of an earlier run may still be at it: then what they have begun is not litter."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalPool:
     """Processes of this machine; with one, parts are made in the calling process."""
 
     processes: int = 1
+
+    def busy(self, plan_file: Path) -> bool:
+        """Never: no worker outlives its run."""
+        return False
 
     def map(self, plan_file: Path, fingerprint: str, indexes: Sequence[int]) -> Iterator[Outcome]:
         """See Backend."""

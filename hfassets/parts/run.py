@@ -62,7 +62,8 @@ def run(
     """
     entry = entry_point(worker)
     root.mkdir(parents=True, exist_ok=True)
-    _adopt(plan, entry, root, replace, progress)
+    busy = backend.busy(root / PLAN_FILE)
+    _adopt(plan, entry, root, replace, progress, tidy=not busy)
     todo = [index for index in range(len(plan.parts)) if not plan.done(root, index)]
     done, total = len(plan.parts) - len(todo), len(plan.parts)
     progress(Progress(plan.stage, done, total, "parts"))
@@ -98,7 +99,7 @@ def run(
     )
 
 
-def _adopt(plan: Plan, worker: str, root: Path, replace: bool, progress: ProgressCallback) -> None:
+def _adopt(plan: Plan, worker: str, root: Path, replace: bool, progress: ProgressCallback, *, tidy: bool) -> None:
     """Make `root` the folder of this plan and of no other."""
     plan_file = root / PLAN_FILE
     try:
@@ -120,7 +121,8 @@ def _adopt(plan: Plan, worker: str, root: Path, replace: bool, progress: Progres
         fsync_directory(root)
     if stored is None or stored != (plan, worker):
         store_plan(plan_file, plan, worker)
-    remove_temporaries(root)
+    if tidy:
+        remove_temporaries(root)
     _remove_strays(plan, root)
 
 

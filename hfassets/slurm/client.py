@@ -44,6 +44,15 @@ class Job:
     limit_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayTask:
+    """Some tasks of a job array that are in one state: those that wait stand together."""
+
+    numbers: frozenset[int]
+    state: JobState
+    nodes: str
+
+
 class SlurmClient:
     """The commands on PATH, for the default cluster or the one named. `timeout_s` bounds every call."""
 
@@ -78,6 +87,29 @@ class SlurmClient:
         command = ["squeue", *self._on("--clusters"), "--noheader", "--states=all", f"--user={user}"]
         done = self._ask([*command, f"--format={'|'.join(_QUEUE_FIELDS)}"])
         return tuple(parse_queue(done, self.cluster))
+
+    def array_tasks(self, job_ids: Sequence[str]) -> dict[str, list[ArrayTask]]:
+        """The tasks of arrays that the controller remembers, by job id; one that is forgotten has none.
+
+        Raises UnreachableError when it does not answer.
+        """
+        found: dict[str, list[ArrayTask]] = {job: [] for job in job_ids}
+        for chunk in _chunks(job_ids):
+            command = ["squeue", *self._on("--clusters"), "--noheader", "--states=all", f"--jobs={','.join(chunk)}"]
+            text = self._ask([*command, "--format=%F|%K|%T|%N"], accept=(_FORGOTTEN,))
+            for job, task in parse_tasks(text):
+                found.setdefault(job, []).append(task)
+        return found
+
+    def array_ids(self) -> dict[str, str]:
+        """The id of each array, or job, of this user that the controller remembers, by its comment.
+
+        Raises UnreachableError when it does not answer.
+        """
+        user = pwd.getpwuid(os.getuid()).pw_name
+        command = ["squeue", *self._on("--clusters"), "--noheader", "--states=all", f"--user={user}"]
+        lines = self._ask([*command, "--format=%F|%k"]).splitlines()
+        return {comment: job for job, _, comment in (line.partition("|") for line in lines) if job.isdecimal()}
 
     def cancel(self, job_ids: Sequence[str], *, signal: str | None = None, steps: bool = False) -> None:
         """Cancel jobs, or only send a signal: to the batch process, or with `steps` to the processes of `srun`.
@@ -225,6 +257,20 @@ def parse_queue(text: str, cluster: str | None) -> Iterator[Job]:
             elapsed_s=parse_clock(elapsed),
             limit_s=parse_clock(limit),
         )
+
+
+def parse_tasks(text: str) -> Iterator[tuple[str, ArrayTask]]:
+    """Array id and tasks from squeue's lines; waiting ones stand as `3,5-9%4`."""
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != 4 or not fields[0].isdecimal():
+            continue
+        numbers: set[int] = set()
+        for piece in fields[1].partition("%")[0].strip("[]").split(","):
+            first, dash, last = piece.partition("-")
+            if first.isdecimal() and (last.isdecimal() or not dash):
+                numbers.update(range(int(first), int(last or first) + 1))
+        yield fields[0], ArrayTask(frozenset(numbers), parse_state(fields[2])[0], fields[3])
 
 
 def parse_show(text: str) -> JobDetail | None:

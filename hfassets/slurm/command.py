@@ -34,8 +34,10 @@ def command_script(
     environment: Mapping[str, str],
     variables: Mapping[str, str] | None = None,
     python: str | None = None,
+    comment: str | None = None,
+    more: Sequence[str] = (),
 ) -> str:
-    """The batch script of a command.
+    """The batch script of a command. `more`: further words for sbatch.
 
     `environment` is that of the caller, of which only the allowed names are taken; `variables` are set as well.
     With `python`, an interpreter that has this package, the command gets what is in the site's secrets file. Raises
@@ -49,8 +51,9 @@ def command_script(
         BatchScript(
             options=(
                 f"--job-name={name}",
-                f"--comment={COMMENT}:{name}",
+                f"--comment={comment or f'{COMMENT}:{name}'}",
                 *sbatch_options(override(site.resources, request)),
+                *more,
                 *site.extra_args,
             ),
             environment=taken,

@@ -213,6 +213,18 @@ def deadly_sbatch(folder: Path) -> Path:
     return bin_folder
 
 
+MIX = """\
+slurm: {teacher_logits: {memory: 4000M}}
+distillation:
+- name: small
+  total_samples: 30
+  category_ratios: {instruction_chat: 0, code: 0, math_reasoning: 1, factual_qa: 0}
+  datasets: {math: {enabled: false}, numina_cot: {enabled: false}}
+  tokens: {tokenizer: EleutherAI/pythia-70m, max_seq_length: 128}
+  teacher_config: {enabled: true, model_path: EleutherAI/pythia-70m}
+"""
+
+
 @contextmanager
 def deployment(
     folder: Path,
@@ -232,7 +244,7 @@ def deployment(
             "hub: {endpoint: '${HF_ENDPOINT}', backoff_factor: 0.05}\n"
             f"storage: {{hub_cache: {folder}/hub, datasets_cache: {folder}/datasets, output_root: {folder}/data}}\n"
             "datasets: [{repo: team/many, name: many}]\n"
-            "c4: [{name: rows, num_samples: 200, max_lines_per_file: 50, slurm: {cpus: 1}}]\n"
+            "c4: [{name: rows, num_samples: 200, max_lines_per_file: 50, slurm: {cpus: 1}}]\n" + MIX
         )
         with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
             write_config(home, postgres=postgres, launcher=launcher)
