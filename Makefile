@@ -15,9 +15,9 @@ demo: $(VENV)/.installed
 ui: $(VENV)/.installed
 	$(BIN)/python -m hfassets.demo.ui --home $(DEMO)
 
-# Two at a time: the tests of SLURM mostly wait, and go on one process while all others have the other.
+# Three at a time: the tests of SLURM and of the service mostly wait, on a process each, while others have the third.
 test: $(VENV)/.installed-dev $(VENV)/.packages lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 drills: $(VENV)/.installed-dev $(VENV)/.packages
 	$(BIN)/python -m pytest -m drill

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from hfassets.demo.hub_tokenizer import write_tokenizer
+from hfassets.demo.hub_model import write_tokenizer
 from hfassets.mds.columns import column
 from hfassets.mds.index import write_merged
 from hfassets.mds.tokenize import encoded_arrays

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from hfassets.demo.hub_server import SampleHub
 from hfassets_tests.service import service
@@ -37,24 +38,36 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in LEAKING:
         os.environ.pop(name, None)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Models here are tiny: several threads each, in several processes, only wait for one another.
+    os.environ["OMP_NUM_THREADS"] = "1"
     # A shell that starts the tests in the background has SIGINT ignored; children inherit that, and Dagster makes
     # SIGTERM do what SIGINT does: nothing could be ended any more.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class OneCluster(LoadScopeScheduling):  # type: ignore[misc]
+    """Over the processes, a file stays whole, and so do the tests that share a cluster or a deployment."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneCluster:
+    """The marks of `--dist loadgroup` are not seen with pytest 9.2 and xdist 3.8: ids are made of something else."""
+    return OneCluster(config, log)
+
+
+def group_of(path: str) -> str:
+    """Which tests stay together, by the path of their file."""
+    parts = Path(path).parts
+    shared = {"slurm": "slurm", "browser": "service"}.get(parts[-2] if len(parts) > 1 else "")
+    return shared or ("service" if parts[-1] == "test_service.py" else path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Split by two processes, a file stays whole, and so do the tests that share a cluster or a deployment; these come
-    first, since they take longest."""
+    """Those that share a cluster or a deployment come first, since they take longest."""
     groups = {"slurm": 0, "service": 1}
-
-    def group(item: pytest.Item) -> str:
-        names = getattr(item, "fixturenames", ())
-        folder = item.path.parent.name
-        return "slurm" if folder == "slurm" else "service" if "service" in names else str(item.path)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: groups.get(group(item), len(groups)))
+    items.sort(key=lambda item: groups.get(group_of(str(item.path)), len(groups)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,7 +168,7 @@ def hub_env(tmp_path: Path, sample_hub: SampleHub, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     kept = {
         name: os.environ[name]
-        for name in ("PATH", "HOME", "LANG", "TMPDIR", "CI", "XDG_RUNTIME_DIR")
+        for name in ("PATH", "HOME", "LANG", "TMPDIR", "CI", "XDG_RUNTIME_DIR", "OMP_NUM_THREADS")
         if name in os.environ
     }
     return ClientEnvironment(sample_hub, home, {**kept, **settings})

@@ -99,7 +99,7 @@ def _parts(one: Partition) -> tuple[str, Entry, str | None]:
 def _dumped(one: Partition) -> Mapping[str, Any]:
     if isinstance(one, MixPartition):
         # In full: what is as the default of a field may be other than what the built-in mix says.
-        pins = {"commits": dict(one.commits), "tokenizer": one.tokenizer_commit}
+        pins = {"commits": dict(one.commits), "models": dict(one.models)}
         return {"mix": one.mix.model_dump(mode="json"), **pins}
     if isinstance(one, RecipePartition):
         return {"recipe": one.recipe.model_dump(mode="json"), "tokenizer": one.tokenizer_commit}
@@ -132,8 +132,10 @@ def _retired(key: str, known: KnownKey, entry: Entry) -> Partition:
         }
         return MixturePartition(key, entry, members, retired=True)
     if isinstance(entry, Mix):
-        pins = known.entry["commits"], known.entry["tokenizer"]
-        return MixPartition(key, entry, known.config or "", *pins, retired=True)
+        # Records of before there were other models name the curriculum's tokenizer alone.
+        tokenizer = known.entry.get("tokenizer")
+        models = known.entry.get("models", {} if tokenizer is None else {"curriculum": tokenizer})
+        return MixPartition(key, entry, known.config or "", known.entry["commits"], models, retired=True)
     if isinstance(entry, Dataset):
         return DatasetPartition(key, entry, known.config or "", known.commit, retired=True)
     return ShardSetPartition(key, entry, known.commit, retired=True)

@@ -89,7 +89,8 @@ class ShardSetPartition:
 
 @dataclass(frozen=True, slots=True)
 class MixPartition:
-    """One partition: the file of a source of a distillation mix. `commits`: of all its sources, by name.
+    """One partition: the file of a source of a distillation mix. `commits`: of all its sources, by name; `models`: of
+    its model repos, by what for, see `Mix.models`.
 
     A retired one is no longer in the catalog.
     """
@@ -98,8 +99,13 @@ class MixPartition:
     mix: Mix
     source: str
     commits: Mapping[str, str]
-    tokenizer_commit: str | None
+    models: Mapping[str, str]
     retired: bool = False
+
+    @property
+    def tokenizer_commit(self) -> str | None:
+        """The pinned commit of the curriculum's tokenizer; None without one."""
+        return self.models.get("curriculum")
 
     @property
     def commit(self) -> str:
@@ -234,11 +240,10 @@ def _mix_partitions(mix: Mix, lock: Lock) -> Iterator[MixPartition]:
     if all(lock.answers(pin) for pin in mix.pins):
         pinned = {name: lock.find(source.hf_path, source.revision) for name, source in mix.enabled.items()}
         commits = {name: one.commit for name, one in pinned.items() if one is not None}
-        of = mix.curriculum
-        tokenizer = None if of is None else lock.find(of.tokenizer, of.tokenizer_revision, "model")
+        found = {name: lock.find(pin.repo, pin.revision, "model") for name, pin in mix.models.items()}
+        models = {name: one.commit for name, one in found.items() if one is not None}
         for name, source in mix.enabled.items():
-            key = f"{mix.name}/{source.category}/{name}"
-            yield MixPartition(key, mix, name, commits, None if tokenizer is None else tokenizer.commit)
+            yield MixPartition(f"{mix.name}/{source.category}/{name}", mix, name, commits, models)
 
 
 def unsynced(catalog: Catalog, lock: Lock) -> tuple[Dataset | ShardSet | RepoPin, ...]:

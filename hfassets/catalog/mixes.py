@@ -25,6 +25,7 @@ from hfassets.catalog.fields import (
     Text,
     Variable,
 )
+from hfassets.catalog.students import MixTokens, TeacherConfig
 from hfassets.distillation.builtin import built_in, merged, moved
 
 DEFAULT_TOKENIZER = "EleutherAI/pythia-70m"
@@ -151,18 +152,6 @@ class Preprocessing(Model):
     prompt_length_curriculum: PromptCurriculum = Field(default_factory=PromptCurriculum)
 
 
-class TeacherConfig(Model):
-    """What of the old YAML is about the teacher."""
-
-    enabled: bool = False
-    model_path: Text = "meta-llama/Llama-3.2-3B-Instruct"
-    batch_size: int = Field(default=8, ge=1)
-    max_seq_length: int = Field(default=2048, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    save_format: Literal["parquet"] = "parquet"
-    shard_size_mb: int = Field(default=2048, ge=1)
-
-
 class MixLogging(Model):
     """Accepted as the old YAML has it; statistics are always written."""
 
@@ -182,8 +171,8 @@ class SoftwareHeritage(Model):
 class Mix(Model):
     """A distillation mix. `output_dir`: by default `<output_root>/distillation/<name>`.
 
-    `strict`: shares that do not add up are an error, not a notice. `license_policy: commercial` refuses sources whose
-    data may not be used so, or where nobody says.
+    `tokens`: how its files become packed rows, none = they do not. `strict`: shares that do not add up are an error,
+    not a notice. `license_policy: commercial` refuses sources whose data may not be used so, or where nobody says.
     """
 
     name: Annotated[Name, AfterValidator(plain_key)] = DEFAULT_NAME
@@ -192,6 +181,7 @@ class Mix(Model):
     category_ratios: Mapping[Key, Ratio]
     datasets: Mapping[Key, MixSource]
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    tokens: MixTokens | None = None
     teacher_config: TeacherConfig = Field(default_factory=TeacherConfig)
     logging: MixLogging = Field(default_factory=MixLogging)
     on_shortfall: Literal["report", "fail", "redistribute"] = "report"
@@ -216,6 +206,12 @@ class Mix(Model):
                 raise ValueError(f"{name}: the category {source.category!r} has no share; category_ratios has {known}")
         return value
 
+    @model_validator(mode="after")
+    def _taught(self) -> Mix:
+        if self.teacher_config.enabled and self.tokens is None:
+            raise ValueError("has a teacher and no section tokens: a teacher reads packed rows")
+        return self
+
     def place(self, output_root: Path) -> Path:
         """Where the files go."""
         return self.output_dir or output_root / "distillation" / self.name
@@ -227,16 +223,30 @@ class Mix(Model):
         return found if found.enabled else None
 
     @property
+    def teacher(self) -> TeacherConfig | None:
+        """The teacher, if there is one."""
+        return self.teacher_config if self.teacher_config.enabled else None
+
+    @property
+    def models(self) -> dict[str, RepoPin]:
+        """The model repos that it needs, by what for: the curriculum's tokenizer, the student's, the teacher."""
+        found = {}
+        if (of := self.curriculum) is not None:
+            found["curriculum"] = RepoPin(f"{self.name}, tokenizer", of.tokenizer, of.tokenizer_revision, "model")
+        if self.tokens is not None and (entry := self.tokens.tokenizer).repo is not None:
+            found["tokens"] = RepoPin(f"{self.name}, tokens", entry.repo, entry.revision, "model")
+        if (teacher := self.teacher) is not None and teacher.folder is None:
+            found["teacher"] = RepoPin(f"{self.name}, teacher", teacher.model_path, teacher.revision, "model")
+        return found
+
+    @property
     def pins(self) -> list[RepoPin]:
-        """The repos of the sources that are used, and of the curriculum's tokenizer."""
-        found = [
+        """The repos of the sources that are used, and of its models."""
+        sources = [
             RepoPin(f"{self.name}/{name}", source.hf_path, source.revision, token_env=source.token_env)
             for name, source in self.enabled.items()
         ]
-        of = self.curriculum
-        if of is not None:
-            found.append(RepoPin(f"{self.name}, tokenizer", of.tokenizer, of.tokenizer_revision, "model"))
-        return found
+        return [*sources, *self.models.values()]
 
     @property
     def enabled(self) -> dict[str, MixSource]:

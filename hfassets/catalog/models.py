@@ -89,6 +89,8 @@ HeavyAsset = Literal[
     "prepared_dataset",
     "c4_shards",
     "distillation_file",
+    "distillation_tokens",
+    "teacher_logits",
     "text_mds",
     "tokenized_mds",
     "chunked_mds",

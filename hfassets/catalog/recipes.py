@@ -7,7 +7,7 @@ its folders carry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, field_validator, model_validator
 
@@ -24,6 +24,7 @@ from hfassets.catalog.fields import (
     Variable,
 )
 from hfassets.catalog.mixes import RepoPin, plain_key, plain_mapper
+from hfassets.catalog.tokenizers import TokenizerEntry
 from hfassets.errors import UsageError
 from hfassets.tokens.rules import ChunkRule
 
@@ -74,31 +75,10 @@ class RecipeColumns(Model):
     id: Text = "id"
 
 
-class RecipeTokenizer(Model):
-    """A tokenizer of the Hub, pinned, or a `file` or folder here."""
+class RecipeTokenizer(TokenizerEntry):
+    """A tokenizer, and what its tokens are stored as."""
 
-    repo: Repo | None = None
-    revision: Revision = "main"
-    file: AbsolutePath | None = None
-    use_prefix_space: bool = False
     dtype: Literal["uint16", "uint32"] | None = None
-    engine: Literal["auto", "gigatoken", "tokenizers"] = "auto"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        return {"repo": data} if isinstance(data, str) else data
-
-    @model_validator(mode="after")
-    def _one(self) -> RecipeTokenizer:
-        if (self.repo is None) == (self.file is None):
-            raise ValueError("must name a repo of the Hub or a file, one of the two")
-        return self
-
-    @property
-    def name(self) -> str:
-        """As folders are named after it."""
-        return self.repo.rsplit("/", 1)[-1] if self.repo else (self.file.stem if self.file else "")
 
 
 class RecipeChunks(Model):

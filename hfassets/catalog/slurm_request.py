@@ -29,6 +29,17 @@ def mixes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}
 
 
+def teachers_request(catalog: Catalog, asset: str) -> dict[str, Any]:
+    """The same for what teachers say, which is always heavy: a GPU, unless the catalog says how many or which.
+
+    `gres: none` is for those who have none.
+    """
+    found = mixes_request(catalog, asset) or {"default": {}, "partitions": {}}
+    if not {"gres", "gpus"} & set(found["default"]):
+        found["default"] = {**found["default"], "gres": "gpu:1"}
+    return found
+
+
 def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     """The same for C4 shard sets, one pattern an entry that says more; None when the catalog asks for nothing.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.distill_logits import logits
 from hfassets.cli.distill_tokenize import tokenize
 from hfassets.cli.options import PATH, no_token, places, state_option
 from hfassets.cli.output import json_option, show
@@ -227,3 +228,4 @@ _DEFAULTS: dict[str, Any] = {
 
 
 distill.add_command(tokenize)
+distill.add_command(logits)

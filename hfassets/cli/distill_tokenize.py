@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from hfassets.cli.backend import backend_of, backend_options
 from hfassets.cli.options import PATH, Size, no_token, places, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.report.tables import build_table
@@ -30,6 +31,7 @@ LEASE_WAIT = 86_400.0
 @click.option("--labels", type=click.Choice(["shifted", "unshifted"]), default="shifted", show_default=True,
               help="Label i is token i + 1, or token i for trainers that shift themselves.")  # fmt: skip
 @click.option("--add-bos", is_flag=True, help="The tokenizer's begin token in front of each document.")
+@click.option("--loss-mask", is_flag=True, help="A column that is 0 for the tokens of rationales, as a mix names them.")
 @click.option("--shard-size-mb", type=click.IntRange(1), default=2048, show_default=True, help="At most, for a file.")
 @click.option("--shard-size", "gigabytes", type=click.IntRange(1), hidden=True, help="The same in GiB.")
 @click.option("--recursive", "-r", is_flag=True, help="Files at any depth.")
@@ -42,6 +44,7 @@ LEASE_WAIT = 86_400.0
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--id-column", default="id", show_default=True, help="Missing ids are made of file and row.")
 @click.option("--cache-dir", type=PATH, help="The Hub cache for the tokenizer [default: the catalog's, HF_HUB_CACHE].")
+@backend_options
 @state_option
 @json_option
 @no_token
@@ -77,8 +80,9 @@ def tokenize(**given: Any) -> None:
             given["recursive"],
             given["skip_existing"],
             Columns(given["text_column"], given["id_column"]),
+            given["loss_mask"],
         )
-        run = StageRun(where.state, given["workers"], given["force"], lease_wait=LEASE_WAIT)
+        run = StageRun(where.state, given["workers"], given["force"], lease_wait=LEASE_WAIT, backend=backend_of(given))
         made = pack_folder(wanted, run, progress)
     rows: list[tuple[object, ...]] = [
         (
@@ -94,6 +98,8 @@ def tokenize(**given: Any) -> None:
         )
         for name, one in made.made.items()
     ]
+    if given["loss_mask"] and made.made and not any(one.details["not_learnt"] for one in made.made.values()):
+        click.echo("warning: no row has a metadata.rationale_span: the masks leave nothing out", err=True)
     rows += [(name, "skipped", *[None] * 5, "", "") for name in made.skipped]
     rows += [(name, "FAILED", *[None] * 5, "", "") for name, _ in made.failures]
     columns = ["split", "", "documents>", "tokens>", "rows>", "filled>", "shards>", "size>", "time>"]

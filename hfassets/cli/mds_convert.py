@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.backend import backend_options
 from hfassets.cli.mds_options import (
     cache_option,
     compression_of,
@@ -69,6 +70,7 @@ def _target(root: Path, given: dict[str, Any], **more: Any) -> Target:
 @compression_option
 @cache_option
 @upload_options
+@backend_options
 @run_options
 def hf_to_mds(**given: Any) -> None:
     """A dataset of the Hub: its files, pinned and proven, as MDS with the columns id and text."""
@@ -107,6 +109,7 @@ def hf_to_mds(**given: Any) -> None:
 @validation_options
 @compression_option
 @upload_options
+@backend_options
 @run_options
 def jsonl_to_mds(**given: Any) -> None:
     """Files of JSON lines, JSON or Parquet (gzip and zstd too) as MDS with the columns id and text."""
@@ -135,6 +138,7 @@ def jsonl_to_mds(**given: Any) -> None:
 @compression_option
 @cache_option
 @upload_options
+@backend_options
 @run_options
 def dolma_to_mds(**given: Any) -> None:
     """A section of Dolma, or of any list of URLs: each file fetched, proven and converted as a part of its own."""

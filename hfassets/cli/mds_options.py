@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.backend import backend_of
 from hfassets.cli.options import PATH, Size, no_token, options, places, s3_options, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.errors import UsageError
@@ -71,7 +72,7 @@ def stage_run(given: dict[str, Any]) -> StageRun:
     from hfassets.mds.stage import StageRun
 
     state = places(given["state_dir"]).state
-    return StageRun(state, given["workers"], given["force"], lease_wait=LEASE_WAIT)
+    return StageRun(state, given["workers"], given["force"], lease_wait=LEASE_WAIT, backend=backend_of(given))
 
 
 def make(stage: Stage, given: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.backend import backend_options
 from hfassets.cli.mds_options import (
     cache_option,
     compression_of,
@@ -77,6 +78,7 @@ def _rule(given: dict[str, Any]) -> ChunkRule:
 @click.option("--engine", type=click.Choice(["auto", "gigatoken", "tokenizers"]), default="auto", show_default=True)
 @compression_option
 @cache_option
+@backend_options
 @run_options
 def tokenize_mds(**given: Any) -> None:
     """The tokens of each document, without special ones and without truncation."""
@@ -147,6 +149,7 @@ def tokenize_mds_subfolders(context: click.Context, /, **given: Any) -> None:
 @click.option("--reverse", is_flag=True, hidden=True, help="Accepted; the order of the work changes nothing.")
 @compression_option
 @cache_option
+@backend_options
 @run_options
 def split_dataset_into_chunks(**given: Any) -> None:
     """Rows of at most --chunk-size tokens, special ones around each; every token is accounted for."""
@@ -191,6 +194,7 @@ def split_dataset_into_chunks(**given: Any) -> None:
 @compression_option
 @cache_option
 @upload_options
+@backend_options
 @run_options
 def make_(**given: Any) -> None:
     """Files of text to chunked MDS in one go: the same rows, and nothing on disk in between."""

@@ -27,6 +27,7 @@ from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.distillation.from_catalog import mix_run
 from hfassets.errors import DataError, HfassetsError
 from hfassets.mds.from_catalog import declared
+from hfassets.packed.from_catalog import Students
 from hfassets.storage import StateDir
 
 DAY = 86_400.0
@@ -142,6 +143,45 @@ class Location:
                 if not one.retired:
                     run = mix_run(self.catalog, one.mix, one.commits, one.tokenizer_commit)
                     found[key] = run.declared(one.source)
+        return found
+
+    @cached_property
+    def token_files(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of packed rows: the files of mixes that have a student."""
+        return dg.StaticPartitionsDefinition(
+            [key for key, one in self._mix_files.items() if one.mix.tokens is not None]
+        )
+
+    @cached_property
+    def token_versions(self) -> Mapping[str, str]:
+        """What names the packed rows of each file as the catalog has it now."""
+        students, found = Students(self.catalog), {}
+        for key in self.token_files.get_partition_keys():
+            with suppress(HfassetsError):
+                if not (one := self._mix_files[key]).retired:
+                    found[key] = students.declared_tokens(one)
+        return found
+
+    @cached_property
+    def teacher_files(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of what teachers say: the files of mixes that have one."""
+        return dg.StaticPartitionsDefinition([key for key, one in self._mix_files.items() if one.mix.teacher])
+
+    @cached_property
+    def teacher_mixes(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of teachers: mixes that have one."""
+        return dg.StaticPartitionsDefinition(
+            list(dict.fromkeys(self.mix_of[key] for key in self.teacher_files.get_partition_keys()))
+        )
+
+    @cached_property
+    def teacher_versions(self) -> Mapping[str, str]:
+        """What names what a teacher says of each file as the catalog has it now."""
+        students, found = Students(self.catalog), {}
+        for key in self.teacher_files.get_partition_keys():
+            with suppress(HfassetsError):
+                if not (one := self._mix_files[key]).retired:
+                    found[key] = students.declared_logits(one)
         return found
 
     def mix_file(self, key: str) -> MixPartition:

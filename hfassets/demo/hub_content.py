@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from hfassets.demo import hub_corpus, hub_mix, hub_repos, hub_tokenizer
+from hfassets.demo import hub_corpus, hub_mix, hub_model, hub_repos
 from hfassets.demo.hub_repos import Writer
 from hfassets.demo.hub_store import ARCHIVE, HubStore
 from hfassets.storage.atomic import publish_directory, temporary_beside
@@ -96,14 +96,14 @@ def sample_repos(big_file_mb: int) -> tuple[SampleRepo, ...]:
         SampleRepo("hotpotqa/hotpot_qa", _one(hub_mix.write_hotpot)),
         # Read as the bucket of that name, at /_s3.
         SampleRepo(ARCHIVE, _one(hub_mix.write_archive)),
-        SampleRepo("EleutherAI/pythia-70m", _one(hub_tokenizer.write_tokenizer), repo_type="model"),
+        SampleRepo("EleutherAI/pythia-70m", _one(hub_model.write_model), repo_type="model"),
     )
 
 
 def content_key(big_file_mb: int) -> str:
     """Names the content: it changes with this package's writers, with Python and pyarrow."""
     digest = hashlib.sha256(f"{platform.python_version()} {pa.__version__} {big_file_mb}".encode())
-    for module in (__file__, hub_corpus.__file__, hub_mix.__file__, hub_repos.__file__, hub_tokenizer.__file__):
+    for module in (__file__, hub_corpus.__file__, hub_mix.__file__, hub_repos.__file__, hub_model.__file__):
         digest.update(Path(str(module)).read_bytes())
     return digest.hexdigest()[:16]
 

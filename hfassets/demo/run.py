@@ -11,10 +11,10 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.status import Status
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from hfassets.defs.location import Location
-    from hfassets.defs.mds.assets import Stage
+    from hfassets.defs.stage_asset import StageAsset
 
 # The runs' events are in Dagster; on the terminal they would bury the table.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -67,87 +67,34 @@ def materialise_all(home: DemoHome) -> int:
     import dagster as dg
 
     from hfassets.definitions import defs, location
-    from hfassets.defs.c4.partitions import SHARDS
-    from hfassets.defs.distillation.partitions import FILE, SUMMARY
-    from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
-    from hfassets.defs.mds.assets import STAGES
 
     started = time.monotonic()
-    chain = [SNAPSHOT, VERIFIED, PREPARED]
     job = defs.resolve_implicit_global_asset_job_def()
     console = Console(width=None if sys.stdout.isatty() else 160)
     failed: dict[str, str] = {}
 
-    def note(line: str, status: Status) -> None:
+    def materialise(step: Step, key: str | None, status: Status) -> None:
+        line = f"materialising {step.name} {key}" if key else f"materialising {step.name}"
         status.update(line)
         if not console.is_terminal:
             console.print(line)
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=step.assets,
+            partition_key=key,
+            run_config={**QUIET, **step.run_config},
+            raise_on_error=False,
+        )
+        failed.update(_failure(f"{step.name} {key or ''}".strip(), result))
 
     with dg.DagsterInstance.get() as instance:
+        steps = _steps(location, instance)
         with console.status("") as status:
-            for key in location.keys:
-                if _is_made(instance, location.state, key):
-                    continue
-                note(f"materialising {key}", status)
-                result = job.execute_in_process(
-                    instance=instance,
-                    asset_selection=chain,
-                    partition_key=key,
-                    run_config=QUIET,
-                    raise_on_error=False,
-                )
-                failed |= _failure(key, result)
-            for key in location.shard_sets.get_partition_keys():
-                if _has(instance, location.state, SHARDS, SHARDS.to_user_string(), key):
-                    continue
-                note(f"materialising {key}", status)
-                result = job.execute_in_process(
-                    instance=instance,
-                    asset_selection=[SHARDS],
-                    partition_key=key,
-                    run_config=QUIET,
-                    raise_on_error=False,
-                )
-                failed |= _failure(key, result)
-            for asset, of in ((FILE, location.mix_files), (SUMMARY, location.mixes)):
-                for key in of.get_partition_keys():
-                    if _mix_has(instance, location, asset, key):
-                        continue
-                    note(f"materialising {key}", status)
-                    result = job.execute_in_process(
-                        instance=instance,
-                        asset_selection=[asset],
-                        partition_key=key,
-                        run_config=QUIET,
-                        raise_on_error=False,
-                    )
-                    failed |= _failure(key, result)
-            for stage in STAGES:
-                for key in stage.partitions(location).get_partition_keys():
-                    if _mds_has(instance, location, stage, key):
-                        continue
-                    note(f"materialising {stage.name} {key}", status)
-                    result = job.execute_in_process(
-                        instance=instance,
-                        asset_selection=[stage.key],
-                        partition_key=key,
-                        run_config=QUIET,
-                        raise_on_error=False,
-                    )
-                    failed |= _failure(f"{stage.name} {key}", result)
-            note("taking the inventory of the cache", status)
-            sweep = {**QUIET, "ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
-            result = job.execute_in_process(
-                instance=instance, asset_selection=[INVENTORY], run_config=sweep, raise_on_error=False
-            )
-            failed |= _failure(INVENTORY.to_user_string(), result)
-        rows = [row for asset in chain for row in _rows(home, instance, asset, location.keys)]
-        rows += _rows(home, instance, SHARDS, tuple(location.shard_sets.get_partition_keys()))
-        rows += _rows(home, instance, FILE, tuple(location.mix_files.get_partition_keys()))
-        rows += _rows(home, instance, SUMMARY, tuple(location.mixes.get_partition_keys()))
-        for stage in STAGES:
-            rows += _rows(home, instance, stage.key, tuple(stage.partitions(location).get_partition_keys()))
-        rows += _rows(home, instance, INVENTORY, [None])
+            for step in steps:
+                for key in step.keys:
+                    if not step.has(key):
+                        materialise(step, key, status)
+        rows = [row for step in steps for asset in step.assets for row in _rows(home, instance, asset, step.keys)]
     columns = ["asset", "partition", "rows>", "size>", "checks", "where"]
     console.print(
         build_table(columns, [(r.asset, r.partition, r.rows, r.size, r.checks, r.where) for r in rows]).rich()
@@ -156,6 +103,57 @@ def materialise_all(home: DemoHome) -> int:
     for name, reason in failed.items():
         console.print(Text(f"failed: {name}: {reason}", style="red"))
     return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Assets that are materialised together, partition by partition. `has`: whether a partition is as it is on disk."""
+
+    name: str
+    assets: Sequence[dg.AssetKey]
+    keys: Sequence[str | None]
+    has: Callable[[Any], bool]
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _steps(location: Location, instance: dg.DagsterInstance) -> list[Step]:
+    """All assets, upstream ones first."""
+    from hfassets.defs.c4.partitions import SHARDS
+    from hfassets.defs.distillation.partitions import FILE, SUMMARY, TEACHER
+    from hfassets.defs.distillation.students import student_assets
+    from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
+    from hfassets.defs.mds.assets import mds_assets
+
+    state = location.state
+
+    def of_mix(asset: dg.AssetKey, keys: Sequence[str]) -> Step:
+        return Step(asset.to_user_string(), [asset], keys, lambda key: _mix_has(instance, location, asset, key))
+
+    def of_stage(one: StageAsset) -> Step:
+        keys = one.spec.partitions_def.get_partition_keys() if one.spec.partitions_def else []
+        return Step(one.name, [one.spec.key], keys, lambda key: _stage_has(instance, one, key))
+
+    shards = SHARDS.to_user_string()
+    sweep = {"ops": {INVENTORY.to_python_identifier(): {"config": {"verify": True}}}}
+    return [
+        Step("dataset", [SNAPSHOT, VERIFIED, PREPARED], location.keys, lambda key: _is_made(instance, state, key)),
+        Step(
+            shards,
+            [SHARDS],
+            location.shard_sets.get_partition_keys(),
+            lambda key: _has(instance, state, SHARDS, shards, key),
+        ),
+        of_mix(FILE, location.mix_files.get_partition_keys()),
+        of_mix(SUMMARY, location.mixes.get_partition_keys()),
+        Step(
+            TEACHER.to_user_string(),
+            [TEACHER],
+            location.teacher_mixes.get_partition_keys(),
+            lambda key: _latest(instance, TEACHER, key) is not None,
+        ),
+        *(of_stage(one) for one in (*student_assets(location), *mds_assets(location))),
+        Step(INVENTORY.to_user_string(), [INVENTORY], [None], lambda _: False, sweep),
+    ]
 
 
 def _failure(name: str, result: dg.ExecuteInProcessResult) -> dict[str, str]:
@@ -205,13 +203,9 @@ def _mix_has(instance: dg.DagsterInstance, location: Location, asset: dg.AssetKe
     return told == (found[0] if asset == FILE else mix_fingerprint(found))
 
 
-def _mds_has(instance: dg.DagsterInstance, location: Location, stage: Stage, key: str) -> bool:
-    """Whether Dagster has an output of the MDS group as it is on disk."""
-    from hfassets.mds.from_catalog import Recipes
-    from hfassets.mds.stage import find_stage
-
-    latest = _latest(instance, stage.key, key)
-    there = find_stage(stage.root(Recipes(location.catalog), stage.partition(location, key)))
+def _stage_has(instance: dg.DagsterInstance, asset: StageAsset, key: str) -> bool:
+    """Whether Dagster has a folder of parts as it is on disk."""
+    latest, there = _latest(instance, asset.spec.key, key), asset.find(key)
     return latest is not None and there is not None and latest.metadata["fingerprint"].value == there.fingerprint
 
 
@@ -224,7 +218,7 @@ def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -
 
 
 def _rows(
-    home: DemoHome, instance: dg.DagsterInstance, asset: dg.AssetKey, keys: list[None] | tuple[str, ...]
+    home: DemoHome, instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str | None]
 ) -> Iterator[Made]:
     for key in keys:
         materialization = _latest(instance, asset, key)

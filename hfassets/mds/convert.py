@@ -7,20 +7,20 @@ number of workers, and whole or not there at all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hfassets.distillation.registry import load_mapper, mapper_identity
+from hfassets.distillation.registry import mapper_identity
 from hfassets.errors import DataError, IntegrityError
-from hfassets.mds.documents import Columns, Documents, Reading, documents
+from hfassets.mds.batches import source_documents
+from hfassets.mds.documents import Columns, Documents, Reading
 from hfassets.mds.index import write_merged
 from hfassets.mds.inputs import Piece
 from hfassets.mds.sides import TRAIN, VALIDATION, ValidationRule
 from hfassets.mds.stage import SIDES, STATS, Finished, Stage, write_stats
-from hfassets.mds.text_sources import open_piece
 from hfassets.mds.writer import SIZE_LIMIT, MdsWriter
 from hfassets.parts import PartOutput, PartsResult, Plan
 
@@ -73,7 +73,7 @@ class Conversion:
     def stage(self) -> Stage:
         """The folder as a stage."""
         parameters = {
-            "columns": [self.columns.text, self.columns.id],
+            "columns": self.columns.to_list(),
             "mapper": None if self.mapper is None else mapper_identity(self.mapper),
             "validation": self.validation.identity(),
             "shape": self.shape.to_dict(),
@@ -82,7 +82,7 @@ class Conversion:
         context = {
             **self.context,
             "places": dict(self.places),
-            "columns": [self.columns.text, self.columns.id],
+            "columns": self.columns.to_list(),
             "mapper": self.mapper,
             "validation": [self.validation.seed, self.validation.fraction, self.validation.share],
             "shape": self.shape.to_dict(),
@@ -93,18 +93,9 @@ class Conversion:
 def convert_part(part: dict[str, Any], folder: Path) -> PartOutput:
     """Worker: the documents of a part's pieces, each side as an MDS of its own."""
     context = part["context"]
-    columns = Columns(*context["columns"])
-    mapper: Callable[[Any], Any] | None = None if context["mapper"] is None else load_mapper(context["mapper"])
     reading = Reading()
-
-    def blocks() -> Iterator[Documents]:
-        for described in part["pieces"]:
-            piece = Piece.from_dict(described, context["places"])
-            with open_piece(piece, context) as source:
-                yield from documents(piece, source, columns, mapper, reading)
-
     rule, shape = ValidationRule(*context["validation"]), ShardShape.from_dict(context["shape"])
-    counts = write_sides(blocks(), folder, rule, shape)
+    counts = write_sides(source_documents(part, context, reading), folder, rule, shape)
     counts["rows_read"] = reading.read
     counts.update({f"refused_{name}": count for name, count in sorted(reading.refused.items())})
     return PartOutput(dict(counts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hfassets.distillation.candidates import joined, kept_turns
-from hfassets.distillation.mapping import Mapper, RowRefusedError
+from hfassets.distillation.mapping import Mapper, RowRefusedError, Span
 from hfassets.errors import DataError
 from hfassets.hub.listing import RepoFile
 from hfassets.mds.inputs import Piece
@@ -23,23 +23,35 @@ from hfassets.sources.records import records
 
 MALFORMED = "malformed"
 NO_TEXT = "no_text"
+BAD_SPAN = "bad_span"
 _SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns hold a document's text and id; an id that is missing is made of the file's path and the row."""
+    """Which columns hold a document's text and id; an id that is missing is made of the file's path and the row.
+
+    `span`: the field of a struct, as `metadata.rationale_span`, with a span of the text; None = spans are not wanted.
+    """
 
     text: str = "text"
     id: str = "id"
+    span: str | None = None
+
+    def to_list(self) -> list[str]:
+        """JSON-ready: what the constructor takes, in order."""
+        return [self.text, self.id, *([] if self.span is None else [self.span])]
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Consecutive documents: ids and texts in UTF-8."""
+    """Consecutive documents: ids and texts in UTF-8. `spans`: of each text, in characters, the end excluded, None where
+    it has none; empty when they are not wanted.
+    """
 
     ids: list[bytes]
     texts: list[bytes]
+    spans: list[Span | None] = field(default_factory=list)
 
 
 @dataclass
@@ -75,7 +87,7 @@ def documents(
     `mapper`: makes the text of a row, as a text or as turns; None = the text column. Raises DataError for a file that
     cannot be read, and for one in which no row has the text column.
     """
-    wanted = None if mapper is not None else [columns.text, columns.id]
+    wanted = None if mapper is not None else columns.to_list()
     for first, rows in _rows(source, wanted):
         yield _block(rows, piece.file.path, piece.begin.row + first, columns, mapper, reading)
     if mapper is None:
@@ -137,6 +149,7 @@ def _block(
 ) -> Documents:
     ids: list[bytes] = []
     texts: list[bytes] = []
+    spans: list[Span | None] = []
     for number, row in enumerate(rows, first):
         if row is None:
             continue
@@ -144,25 +157,50 @@ def _block(
         if isinstance(row, BadRow):
             reading.refused[MALFORMED] += 1
             continue
+        span: Any = None
         if mapper is not None:
-            text = _mapped(mapper, row, reading)
+            text, span = _mapped(mapper, row, reading)
         else:
             text = row.get(columns.text)
             if columns.text not in row:
                 reading.lacks(row)
+            if columns.span is not None:
+                span = _field(row, columns.span)
         if not isinstance(text, str):
             if text is not None or mapper is None:
                 reading.refused[NO_TEXT] += 1
             continue
+        if columns.span is not None:
+            if not _fits(span, text):
+                reading.refused[BAD_SPAN] += 1
+                continue
+            spans.append(None if span is None else (span[0], span[1]))
         try:
             data = text.encode()
         except UnicodeEncodeError:
             # Half of a pair, as JSON can write it: no text.
             reading.refused[MALFORMED] += 1
+            del spans[len(texts) :]
             continue
         texts.append(data)
         ids.append(_id(row.get(columns.id), path, number))
-    return Documents(ids, texts)
+    return Documents(ids, texts, spans)
+
+
+def _field(row: Mapping[str, Any], path: str) -> Any:
+    """The field of a struct of a row; None when there is none."""
+    found: Any = row
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _fits(span: Any, text: str) -> bool:
+    """Whether it is a span of the text, or none."""
+    if span is None:
+        return True
+    whole = isinstance(span, Sequence) and len(span) == 2 and all(type(one) is int for one in span)
+    return whole and 0 <= span[0] < span[1] <= len(text)
 
 
 def _id(given: object, path: str, number: int) -> bytes:
@@ -173,13 +211,13 @@ def _id(given: object, path: str, number: int) -> bytes:
     return f"{path}#{number}".encode()
 
 
-def _mapped(mapper: Mapper, row: Any, reading: Reading) -> str | None:
-    """The text that a mapper makes of a row; None when it refuses, which is counted by its reason."""
+def _mapped(mapper: Mapper, row: Any, reading: Reading) -> tuple[str | None, Span | None]:
+    """The text that a mapper makes of a row, and the rationale's span; None when it refuses, counted by its reason."""
     try:
         made: Any = mapper(row)
-        return made if isinstance(made, str) else joined(kept_turns(made), made)[0]
+        return (made, None) if isinstance(made, str) else joined(kept_turns(made), made)
     except RowRefusedError as refused:
         reading.refused[refused.reason] += 1
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         reading.refused[MALFORMED] += 1
-    return None
+    return None, None

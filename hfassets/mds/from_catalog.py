@@ -17,8 +17,7 @@ from hfassets.catalog.models import Catalog
 from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.errors import DataError
 from hfassets.hub.layout import RepoCache
-from hfassets.hub.options import hub_options
-from hfassets.hub.session import HubClient
+from hfassets.mds.catalog_run import CatalogRun
 from hfassets.mds.chunk import Chunking
 from hfassets.mds.convert import Conversion, ShardShape
 from hfassets.mds.documents import Columns
@@ -27,39 +26,23 @@ from hfassets.mds.inputs import Cut
 from hfassets.mds.origins import Target, from_files, from_hub, from_mds, from_urls
 from hfassets.mds.sample import Member, Sampling, by_share, make_sampling, training_tokens
 from hfassets.mds.sides import ValidationRule
-from hfassets.mds.stage import StageOutput, StageRun, find_stage, make_stage
+from hfassets.mds.stage import StageOutput, find_stage, make_stage
 from hfassets.mds.tokenize import Tokenization, specials_of
-from hfassets.mds.tokenizers import tokenizer_folder
 from hfassets.mds.upstream import upstream
 from hfassets.mds.urls import read_url_list
 from hfassets.progress import ProgressCallback, silent
-from hfassets.storage.state import StateDir
-from hfassets.tokens.engine import TokenizerSource
 
 TRAINING = "training_mds"
-# s. Recipes may share a folder: whoever comes second waits, and finds it done.
-PATIENCE = 86_400.0
 
 
 @dataclass(frozen=True)
-class Recipes:
+class Recipes(CatalogRun):
     """The recipes of a catalog with the habits of this run."""
-
-    catalog: Catalog
-    quota_share: int = 1
-    run_id: str = ""
-    force: bool = False
-    workers: int | None = None
 
     @property
     def root(self) -> Path:
         """Below it lie all folders of the section."""
         return self.catalog.storage.output_root / "mds"
-
-    @property
-    def state(self) -> StateDir:
-        """The state folder."""
-        return StateDir(self.catalog.storage.state_dir)
 
     def text_root(self, recipe: Recipe) -> Path:
         """`text/<source>`: the same for recipes that read the same rows in the same way."""
@@ -90,21 +73,16 @@ class Recipes:
 
     def make_text(self, of: RecipePartition, progress: ProgressCallback = silent) -> StageOutput:
         """The text stage of a recipe."""
-        return make_stage(self._conversion(of, progress).stage(), self._run(of.recipe.workers), progress)
+        return make_stage(self._conversion(of, progress).stage(), self.stage_run(of.recipe.workers), progress)
 
     def make_tokens(self, of: RecipePartition, progress: ProgressCallback = silent) -> StageOutput:
         """The tokenized stage; its text has to be there."""
         recipe, wanted = of.recipe, of.recipe.tokenizer
-        path = wanted.file
-        if path is None:
-            with self._client(None, progress) as client:
-                hub_cache = self.catalog.storage.hub_cache
-                path = tokenizer_folder(wanted.repo or "", client, hub_cache, self.state, of.tokenizer_commit, progress)
-        source = TokenizerSource.read(path, name=wanted.name, prefix_space=wanted.use_prefix_space)
+        source, path = self.tokenizer(wanted, of.tokenizer_commit, progress)
         root = self.tokens_root(recipe)
         text = upstream(self.text_root(recipe))
         made = Tokenization(root, text, source, path, wanted.dtype, wanted.engine)
-        return make_stage(made.stage(), self._run(recipe.workers), progress)
+        return make_stage(made.stage(), self.stage_run(recipe.workers), progress)
 
     def make_chunks(self, of: RecipePartition, progress: ProgressCallback = silent) -> StageOutput:
         """The chunked stage; its tokens have to be there."""
@@ -112,14 +90,14 @@ class Recipes:
         tokens = upstream(self.tokens_root(recipe))
         _, specials = specials_of(tokens.root)
         made = Chunking(self.chunks_root(recipe), tokens, recipe.chunks.rule, specials)
-        return make_stage(made.stage(), self._run(recipe.workers), progress)
+        return make_stage(made.stage(), self.stage_run(recipe.workers), progress)
 
     def make_sample(self, of: RecipePartition, progress: ProgressCallback = silent) -> StageOutput:
         """The sampled stage; its chunks have to be there."""
         recipe = of.recipe
         member = self._member(recipe.name, self.chunks_root(recipe), recipe.sample.tokens)
         sampling = Sampling(self.sampled_root(recipe), [member], recipe.sample.seed)
-        return make_sampling(sampling, self._run(recipe.workers), progress)
+        return make_sampling(sampling, self.stage_run(recipe.workers), progress)
 
     def make_training(self, of: MixturePartition, progress: ProgressCallback = silent) -> StageOutput:
         """A mixture; the samples of its members have to be there. Raises DataError naming one that is not."""
@@ -130,7 +108,7 @@ class Recipes:
         there = {member.name: training_tokens(member.root) for member in members}
         wanted = by_share(members, mixture.members, there, mixture.tokens)
         sampling = Sampling(self.training_root(mixture), wanted, mixture.seed, TRAINING, nested=True)
-        return make_sampling(sampling, self._run(mixture.workers), progress)
+        return make_sampling(sampling, self.stage_run(mixture.workers), progress)
 
     def make_extension(self, of: MixturePartition, progress: ProgressCallback = silent) -> StageOutput:
         """A context extension; the tokens of its domains have to be there."""
@@ -145,30 +123,14 @@ class Recipes:
         buckets = dict(entry.buckets or {entry.chunks.size: 1.0})
         root = self.extension_root(entry)
         made = Extension(root, domains, entry.tokens, entry.chunks.rule, specials, buckets, entry.seed)
-        return make_stage(made.stage(), self._run(entry.workers), progress)
-
-    def _run(self, workers: int) -> StageRun:
-        return StageRun(
-            self.state, self.workers or workers, self.force, self.run_id, lease_wait=PATIENCE, replaces=True
-        )
-
-    def _client(self, token_env: str | None, progress: ProgressCallback) -> HubClient:
-        hub = self.catalog.hub
-        options = hub_options(
-            endpoint=hub.endpoint,
-            token_env=token_env,
-            max_retries=hub.max_retries,
-            backoff_factor=hub.backoff_factor,
-            quota_share=self.quota_share,
-        )
-        return HubClient(options, progress)
+        return make_stage(made.stage(), self.stage_run(entry.workers), progress)
 
     def _conversion(self, of: RecipePartition, progress: ProgressCallback) -> Conversion:
         recipe, source = of.recipe, of.recipe.source
         target = self._target(recipe)
         if source.repo is not None:
             repo = RepoCache(self.catalog.storage.hub_cache, source.repo)
-            with self._client(source.token_env, progress) as client:
+            with self.client(source.token_env, progress) as client:
                 return from_hub(
                     client, repo, of.commit, source.config, source.split, target, source.token_env, progress
                 )

@@ -6,22 +6,20 @@ Invariant: what is written is what the three stages would write for the same sou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hfassets.distillation.registry import load_mapper
 from hfassets.errors import IntegrityError
+from hfassets.mds.batches import batched, source_documents
 from hfassets.mds.chunk import chunk_details, finish_chunks, write_rows
 from hfassets.mds.convert import Conversion, ShardShape
-from hfassets.mds.documents import Columns, Documents, Reading, documents
-from hfassets.mds.inputs import Piece
+from hfassets.mds.documents import Documents, Reading
 from hfassets.mds.sides import TRAIN, VALIDATION, ValidationRule
 from hfassets.mds.stage import SIDES, Finished, Stage
-from hfassets.mds.text_sources import open_piece
 from hfassets.mds.tokenize import loaded_engine
 from hfassets.parts import PartOutput, PartsResult, Plan
 from hfassets.tokens.account import TokenAccount, total
@@ -32,8 +30,6 @@ from hfassets.tokens.rules import ChunkRule
 
 STAGE = "chunked_mds"
 FORMAT = 1
-_BATCH_BYTES = 4 << 20
-"""Text that is tokenized at once: enough for the engine, little for the processor's memory."""
 
 
 @dataclass(frozen=True)
@@ -101,32 +97,6 @@ def fused_part(part: dict[str, Any], folder: Path) -> PartOutput:
     details["text"] = dict(counts)
     details["engine"] = engine.engine
     return PartOutput(total(accounts).to_dict(), details)
-
-
-def source_documents(part: Mapping[str, Any], context: Mapping[str, Any], reading: Reading) -> Iterator[Documents]:
-    """The documents of a conversion's part, block by block; counts go to `reading`."""
-    columns = Columns(*context["columns"])
-    mapper: Callable[[Any], Any] | None = None if context["mapper"] is None else load_mapper(context["mapper"])
-    for described in part["pieces"]:
-        piece = Piece.from_dict(described, context["places"])
-        with open_piece(piece, context) as source:
-            yield from documents(piece, source, columns, mapper, reading)
-
-
-def batched(blocks: Iterator[Documents]) -> Iterator[Documents]:
-    """The same documents, as many at a time as are worth tokenizing at once."""
-    ids: list[bytes] = []
-    texts: list[bytes] = []
-    size = 0
-    for block in blocks:
-        ids += block.ids
-        texts += block.texts
-        size += sum(map(len, block.texts))
-        if size >= _BATCH_BYTES:
-            yield Documents(ids, texts)
-            ids, texts, size = [], [], 0
-    if ids:
-        yield Documents(ids, texts)
 
 
 def _tokenize(

@@ -119,6 +119,11 @@ def shard_files(source: Path, state: StateDir, progress: ProgressCallback, cut: 
     return _hashed(source, source, paths, state, progress, cut)
 
 
+def hashed_files(folder: Path, paths: Sequence[Path], state: StateDir, progress: ProgressCallback) -> list[InputFile]:
+    """Files below a folder, each read once for its hash, which is remembered in `state`."""
+    return _hashed(folder, folder, paths, state, progress, Cut(1 << 62))
+
+
 def _hashed(
     source: Path, root: Path, paths: Sequence[Path], state: StateDir, progress: ProgressCallback, cut: Cut
 ) -> list[InputFile]:

@@ -21,6 +21,7 @@ from hfassets.parts import LocalPool, PartsResult, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.make import Worker
 from hfassets.parts.plan import AFTER, MANIFEST_FILE, PLAN_FILE, elsewhere, load_plan
+from hfassets.parts.pool import Backend
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
@@ -33,7 +34,9 @@ SIDES = ("train", "validation")
 
 @dataclass(frozen=True)
 class StageRun:
-    """The habits of one run. `replaces`: a folder that holds another plan of the stage is made anew. Times in s."""
+    """The habits of one run. `replaces`: a folder that holds another plan of the stage is made anew; `backend`: where
+    parts are made, None = in `workers` processes here. Times in s.
+    """
 
     state: StateDir
     workers: int = 1
@@ -41,6 +44,7 @@ class StageRun:
     run_id: str = ""
     lease_wait: float = 0.0
     replaces: bool = False
+    backend: Backend | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
     ):
         if not run.force and (found := _done(stage)) is not None:
             return found
-        pool, replace = LocalPool(run.workers), run.force or run.replaces
+        pool, replace = run.backend or LocalPool(run.workers), run.force or run.replaces
         # What is refused because the folder holds something else stays as finished as it was.
         if replace or _planned(stage):
             (root / MANIFEST_FILE).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from hfassets.mds.reader import parse_shard, read_raw
 from hfassets.mds.stage import removed_files
 from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
-from hfassets.storage.manifest import Manifest, read_manifest
+from hfassets.storage.manifest import Manifest, OutputFile, read_manifest
 from hfassets.tokens.account import TokenAccount
 
 
@@ -59,14 +59,8 @@ def verify_mds(root: Path, progress: ProgressCallback = silent) -> VerifiedMds:
         for file in manifest.files:
             if file.path in removed:
                 continue
-            path = root / file.path
-            try:
-                if path.stat().st_size != file.size:
-                    faults.append(f"{file.path}: {path.stat().st_size:,} B, the manifest says {file.size:,}")
-                elif hash_file(path, "sha256") != file.sha256:
-                    faults.append(f"{file.path}: its SHA-256 is not what the manifest says")
-            except FileNotFoundError:
-                faults.append(f"{file.path}: gone")
+            fault = file_fault(root / file.path, file, file.path)
+            faults += [fault] if fault else []
             files, size = files + 1, size + file.size
             progress(Progress("verify", size, total, "B"))
         faults += _account_faults(manifest)
@@ -79,6 +73,19 @@ def verify_mds(root: Path, progress: ProgressCallback = silent) -> VerifiedMds:
     return VerifiedMds(
         root, manifest is not None, files, size, samples, tuple(dict.fromkeys(faults)), _chain(manifest, faults)
     )
+
+
+def file_fault(place: Path, file: OutputFile, name: str) -> str | None:
+    """What is wrong with a file that a manifest has, if anything; `name`: for people."""
+    try:
+        size = place.stat().st_size
+        if size != file.size:
+            return f"{name}: {size:,} B, the manifest says {file.size:,}"
+        if hash_file(place, "sha256") != file.sha256:
+            return f"{name}: its SHA-256 is not what the manifest says"
+    except FileNotFoundError:
+        return f"{name}: gone"
+    return None
 
 
 def _shard_faults(root: Path, *, deep: bool) -> Iterator[str | int]:

@@ -17,14 +17,19 @@ from hfassets.errors import DataError, HfassetsError, PartialFailureError
 from hfassets.mds.documents import Columns
 from hfassets.mds.inputs import Cut, is_data
 from hfassets.mds.origins import Target, from_files
-from hfassets.mds.stage import StageOutput, StageRun, find_stage, make_stage
-from hfassets.packed.stage import PARTS, SHARD_BYTES, Packing, stats_name
+from hfassets.mds.stage import StageOutput, StageRun, find_stage
+from hfassets.packed.shards import PARTS, find_shards, make_shards, stats_name
+from hfassets.packed.stage import SHARD_BYTES, Packing
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
+from hfassets.storage.lease import lease
 from hfassets.storage.manifest import provenance
 from hfassets.tokens.engine import TokenizerSource
 
 MANIFEST = "manifest.json"
+# s. The manifest of a folder takes moments, and several runs may finish a split of it at once.
+_PATIENCE = 600.0
+_OF_SPLIT = ("max_seq_length", "packing", "labels", "fill_rate", "tokenizer", "vocab_size")
 _ENDINGS = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".parquet")
 
 
@@ -47,6 +52,7 @@ class FolderPacking:
     recursive: bool = False
     skip_existing: bool = False
     columns: Columns = field(default_factory=Columns)
+    loss_mask: bool = False
 
 
 @dataclass
@@ -74,17 +80,27 @@ def pack_folder(wanted: FolderPacking, run: StageRun, progress: ProgressCallback
     result = FolderResult(wanted.output / MANIFEST)
     for split, path in splits(wanted.source, recursive=wanted.recursive).items():
         root = wanted.output / split
-        if wanted.skip_existing and not run.force and find_stage(root / PARTS) is not None:
+        if wanted.skip_existing and not run.force and find_shards(root) is not None:
             result.skipped.append(split)
             continue
         progress(Note(f"{split}: {path}"))
         try:
-            result.made[split] = make_stage(_packing(wanted, root, path, run, progress).stage(), run, progress)
+            result.made[split] = make_shards(_packing(wanted, root, path, run, progress).stage(), run, progress)
         except HfassetsError as error:
             result.failures.append((split, str(error)))
             progress(Note(f"{split}: {error}", "warning"))
     if result.made or result.skipped:
-        _write_manifest(wanted, run, result.manifest, time.monotonic() - started)
+        told = {
+            "tokenizer": wanted.tokenizer.name,
+            "max_seq_length": wanted.size,
+            "shard_size_gb": wanted.shard_bytes / (1 << 30),
+            "input_path": str(wanted.source),
+            "workers": run.workers,
+            "labels": "shifted" if wanted.shifted else "not shifted",
+            "packing": wanted.mode,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write_splits(wanted.output, told, run)
     return result
 
 
@@ -130,42 +146,41 @@ def _packing(wanted: FolderPacking, root: Path, path: Path, run: StageRun, progr
         wanted.shifted,
         wanted.add_bos,
         wanted.shard_bytes,
+        loss_mask=wanted.loss_mask,
     )
 
 
-def _write_manifest(wanted: FolderPacking, run: StageRun, path: Path, seconds: float) -> None:
-    """The older tool's keys, over every finished split of the folder, and ours."""
-    of: dict[str, Mapping[str, Any]] = {}
-    for root in sorted(wanted.output.iterdir()):
-        stats = wanted.output / stats_name(root)
-        if root.is_dir() and find_stage(root / PARTS) is not None and stats.exists():
-            of[root.name] = orjson.loads(stats.read_bytes())
-    named = {
-        name: {
-            "path": name,
-            "shards": stats["shards_created"],
-            "sequences": stats["total_sequences"],
-            "samples": stats["total_samples"],
-            "tokens": stats["total_tokens"],
-            **{
-                key: stats[key]
-                for key in ("max_seq_length", "packing", "labels", "fill_rate", "tokenizer", "vocab_size")
-            },
+def write_splits(output: Path, told: Mapping[str, Any], run: StageRun) -> Path:
+    """The manifest of a folder with the older tool's keys, over every finished split in it, and ours; its path."""
+    path = output / MANIFEST
+    with lease(run.state.lease(f"splits:{output.absolute()}"), str(path), run_id=run.run_id, wait=_PATIENCE):
+        named = {
+            name: {
+                "path": name,
+                "shards": stats["shards_created"],
+                "sequences": stats["total_sequences"],
+                "samples": stats["total_samples"],
+                "tokens": stats["total_tokens"],
+                **{key: stats[key] for key in _OF_SPLIT},
+            }
+            for name, stats in finished_splits(output).items()
         }
-        for name, stats in of.items()
-    }
-    document = {
-        "tokenizer": wanted.tokenizer.name,
-        "max_seq_length": wanted.size,
-        "shard_size_gb": wanted.shard_bytes / (1 << 30),
-        "input_path": str(wanted.source),
-        "output_path": str(wanted.output),
-        "files_processed": len(named),
-        "splits": named,
-        "workers": run.workers,
-        "labels": "shifted" if wanted.shifted else "not shifted",
-        "packing": wanted.mode,
-        "seconds": round(seconds, 3),
-        "recorded": provenance(),
-    }
-    write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        document = {
+            **told,
+            "output_path": str(output),
+            "files_processed": len(named),
+            "splits": named,
+            "recorded": provenance(),
+        }
+        write_atomic(path, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    return path
+
+
+def finished_splits(output: Path) -> dict[str, Mapping[str, Any]]:
+    """The stats of every finished split of a folder, by name, in order."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for root in sorted(output.iterdir()):
+        stats = output / stats_name(root)
+        if root.is_dir() and stats.exists() and find_stage(root / PARTS) is not None:
+            found[root.name] = orjson.loads(stats.read_bytes())
+    return found

@@ -6,8 +6,6 @@ the tail of a part is padded, never joined to the next part's head.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,31 +14,35 @@ from typing import Any
 
 import numpy as np
 
+from hfassets.distillation.account import STEPS_PER_DOUBLING
 from hfassets.errors import DataError, IntegrityError, UsageError
+from hfassets.mds.batches import batched, source_documents
 from hfassets.mds.convert import Conversion
-from hfassets.mds.documents import Reading
-from hfassets.mds.fused import batched, source_documents
+from hfassets.mds.documents import Documents, Reading
 from hfassets.mds.stage import Finished, Stage, write_stats
 from hfassets.mds.tokenize import loaded_engine
+from hfassets.packed.shards import PARTS, place_parts, stats_name
 from hfassets.parts import PartOutput, PartsResult, Plan
-from hfassets.storage.atomic import fsync_directory
 from hfassets.tokens.account import TokenAccount, total
 from hfassets.tokens.chunking import Rows, Specials, check_rule, chunked
 from hfassets.tokens.engine import Engine, EngineName, TokenizerSource
+from hfassets.tokens.loss_mask import encode_masked, spread
 from hfassets.tokens.packed import PackRule, with_bos, write_files
 from hfassets.tokens.ragged import Ragged
+from hfassets.tokens.rules import LONGEST_ROW
+from hfassets.tokens.vocabulary import Vocabulary
 
 STAGE = "distillation_tokens"
-FORMAT = 1
-PARTS = ".parts"
+FORMAT = 2
+RATIONALE = "metadata.rationale_span"
 SHARD_BYTES = 2048 << 20
-_WIDEST = 1 << 17
 
 
 @dataclass(frozen=True)
 class Packing:
     """What is packed. `root`: gets the shards; its name is the split's. `size`, `mode`, `shifted`: as PackRule;
-    `add_bos`: the tokenizer's begin token in front of each document.
+    `add_bos`: the tokenizer's begin token in front of each document; `loss_mask`: one that is 0 for the tokens of
+    rationales, as the files of a mix name them in their metadata.
     """
 
     root: Path
@@ -53,13 +55,14 @@ class Packing:
     add_bos: bool = False
     shard_bytes: int = SHARD_BYTES
     engine: EngineName = "auto"
+    loss_mask: bool = False
 
     def stage(self) -> Stage:
         """The folder as a stage. Raises UsageError for a size that no row can have, or when the tokenizer lacks an end
         token, or a begin token that is asked for.
         """
-        if not 1 <= self.size <= _WIDEST:
-            raise UsageError(f"rows of {self.size} tokens: from 1 to {_WIDEST:,} can be made")
+        if not 1 <= self.size <= LONGEST_ROW:
+            raise UsageError(f"rows of {self.size} tokens: from 1 to {LONGEST_ROW:,} can be made")
         reference = Engine(self.tokenizer, "tokenizers")
         bos = reference.special_id("bos_token")
         if self.add_bos and bos is None:
@@ -72,9 +75,13 @@ class Packing:
             self.shifted,
             bos if self.add_bos else None,
             pad if pad is not None else eos or 0,
+            self.loss_mask,
         )
         check_rule(rule.chunks, Specials(eos=eos))
-        text = self.conversion.stage().plan
+        conversion = self.conversion
+        if self.loss_mask:
+            conversion = replace(conversion, columns=replace(conversion.columns, span=RATIONALE))
+        text = conversion.stage().plan
         parameters = {
             "text": {key: value for key, value in text.parameters.items() if key in ("columns", "mapper")},
             "tokenizer": self.tokenizer.identity,
@@ -87,7 +94,7 @@ class Packing:
             **text.context,
             **parameters,
             "dtype": reference.dtype(),
-            "vocab_size": reference.vocab_size,
+            "vocabulary": reference.vocabulary.to_dict(),
             "tokenizer_path": str(self.tokenizer_path.absolute()),
             "tokenizer_name": self.tokenizer.name,
             "prefix_space": self.tokenizer.prefix_space,
@@ -104,26 +111,50 @@ def pack_part(part: dict[str, Any], folder: Path) -> PartOutput:
     rule = PackRule(**context["rule"])
     reading = Reading()
     tokens: list[Ragged] = []
+    learnt: list[Ragged] = []
     names: list[bytes] = []
     empty = 0
     for batch in batched(source_documents(part, context, reading)):
-        found = engine.encode(batch.texts, context["dtype"])
+        found, flags = _encoded(engine, batch, context["dtype"], masked=rule.masked)
         full = np.flatnonzero(found.lengths)
         empty += len(batch.texts) - len(full)
-        tokens.append(with_bos(Ragged(found.values, np.append(found.offsets[full], found.offsets[-1])), rule.bos))
+        offsets = np.append(found.offsets[full], found.offsets[-1])
+        tokens.append(with_bos(Ragged(found.values, offsets), rule.bos))
+        if flags is not None:
+            learnt.append(with_bos(Ragged(flags, offsets), None if rule.bos is None else 1))
         names += [batch.ids[place] for place in full.tolist()]
     specials = Specials(eos=context["eos"], ids=frozenset(context["special_ids"]))
     rows = chunked(tokens, rule.chunks, specials)
-    shards = write_files(rows, names, rule, folder, context["shard_bytes"]) if len(rows) else 0
+    mask = spread(learnt, rows.tokens) if rule.masked else None
+    if len(rows):
+        vocabulary = Vocabulary(**context["vocabulary"])
+        write_files(rows, names, rule, vocabulary, folder, context["shard_bytes"], mask)
     sizes = np.bincount(rows.sizes) if len(rows) else np.zeros(0, dtype=np.int64)
     account = _account(rows, rule, len(names), empty)
     details = {
-        "shards": shards,
         "lengths": {str(length): int(sizes[length]) for length in np.flatnonzero(sizes)},
+        "document_lengths": _binned(rows.tokens.lengths),
+        "not_learnt": 0 if mask is None else int(len(mask) - mask.sum()),
         "read": {"rows_read": reading.read, **{f"refused_{name}": n for name, n in sorted(reading.refused.items())}},
         "engine": engine.engine,
     }
     return PartOutput(account.to_dict(), details)
+
+
+def _binned(lengths: Any) -> dict[str, int]:
+    """How many documents are how long, end tokens included, in steps of equal ratio; see STEPS_PER_DOUBLING."""
+    if not len(lengths):
+        return {}
+    places, counts = np.unique(np.floor(np.log2(lengths) * STEPS_PER_DOUBLING).astype(np.int64), return_counts=True)
+    return {str(place): int(count) for place, count in zip(places, counts, strict=True)}
+
+
+def _encoded(engine: Engine, batch: Documents, dtype: str, *, masked: bool) -> tuple[Ragged, Any]:
+    """The tokens of documents, and which of them are learnt, uint8 of shape (tokens,); None when nobody asks."""
+    if not masked:
+        return engine.encode(batch.texts, dtype), None
+    tokens, flags = encode_masked(engine, batch.texts, batch.spans, dtype)
+    return tokens, flags.values
 
 
 def _account(rows: Rows, rule: PackRule, documents: int, empty: int) -> TokenAccount:
@@ -147,24 +178,21 @@ def _finish(root: Path, result: PartsResult) -> Finished:
     account = total(TokenAccount.from_dict(manifest.account) for manifest in result.manifests).close()
     read: Counter[str] = Counter()
     lengths: Counter[int] = Counter()
+    documents: Counter[int] = Counter()
+    engines = sorted({str(manifest.details["engine"]) for manifest in result.manifests})
+    not_learnt = 0
     for manifest in result.manifests:
+        not_learnt += manifest.details["not_learnt"]
         read.update(manifest.details["read"])
         lengths.update({int(length): count for length, count in manifest.details["lengths"].items()})
+        documents.update({int(place): count for place, count in manifest.details["document_lengths"].items()})
     refused = sum(count for name, count in read.items() if name.startswith("refused_"))
     if read["rows_read"] != account.documents_in + refused:
         raise IntegrityError(f"{root.parent}: the account does not close: {dict(read)}; this is a defect of hfassets")
     if not account.rows:
         raise DataError(f"{root.parent}: no row came out of {read['rows_read']:,} rows of text; nothing to write")
     folder, context = root.parent, result.context
-    number = 0
-    for name, manifest in zip((part["name"] for part in _parts(result)), result.manifests, strict=True):
-        for file in manifest.files:
-            _place(root / name / file.path, folder / f"shard_{number:04}.parquet")
-            number += 1
-    for stray in folder.glob("shard_*.parquet"):
-        if stray.stem[len("shard_") :].isdecimal() and int(stray.stem[len("shard_") :]) >= number:
-            stray.unlink()
-    fsync_directory(folder)
+    number = place_parts(folder, result.manifests)
     tokens = account.content_written - account.padding + account.specials_added
     stats = {
         "total_samples": account.documents_written,
@@ -176,34 +204,20 @@ def _finish(root: Path, result: PartsResult) -> Finished:
         "labels": "shifted" if context["rule"]["shifted"] else "not shifted",
         "fill_rate": tokens / (account.rows * context["rule"]["size"]),
         "tokenizer": context["tokenizer_name"],
-        "vocab_size": context["vocab_size"],
+        "vocab_size": context["vocabulary"]["size"],
+        **({"not_learnt": not_learnt} if context["rule"]["masked"] else {}),
+        "vocabulary": context["vocabulary"],
         "account": account.to_dict(),
         "read": dict(sorted(read.items())),
         "lengths": {str(length): count for length, count in sorted(lengths.items())},
+        "document_lengths": {str(place): count for place, count in sorted(documents.items())},
+        "engines": engines,
     }
     # Beside the folder, where only rows lie for whoever reads all of it.
     write_stats(folder.parent, stats, stats_name(folder))
     return Finished(account.to_dict(), stats)
 
 
-def stats_name(folder: Path) -> str:
-    """`<stem>_stats.json`, as the older tool names it."""
-    return f"{folder.name}_stats.json"
-
-
-def _parts(result: PartsResult) -> list[Mapping[str, Any]]:
-    """The parts of the plan, as their manifests name them."""
-    return [manifest.parameters["part"] for manifest in result.manifests]
-
-
-def _place(source: Path, target: Path) -> None:
-    """Give a part's file its place: the same file by a second name, or a copy where the disk has no such thing."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    temporary.replace(target)
+def close_account(account: Mapping[str, int]) -> None:
+    """Raise IntegrityError when a token of packed rows is in no count or in two."""
+    TokenAccount.from_dict(account).close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer
 from hfassets.errors import DataError, UsageError
 from hfassets.tokens.chunking import Specials
 from hfassets.tokens.ragged import Ragged
+from hfassets.tokens.vocabulary import Vocabulary
 
 EngineName = Literal["auto", "gigatoken", "tokenizers"]
 TOKENIZER_FILE = "tokenizer.json"
@@ -101,7 +103,7 @@ class Engine:
             # The library raises plain Exception for whatever is wrong with the file.
             raise DataError(f"{source.name}: not a tokenizer.json that can be read: {error}") from error
         self.source = source
-        self.vocab_size = max(self._reference.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocabulary = Vocabulary.of(self._reference.get_vocab(with_added_tokens=True))
         self.specials = self._find_specials()
         self._fast: Any = None
         self.fell_back: str | None = None
@@ -109,6 +111,11 @@ class Engine:
             self.fell_back = self._try_gigatoken(data)
             if self.fell_back is not None and wanted == "gigatoken":
                 raise DataError(f"{source.name}: gigatoken cannot be used: {self.fell_back}")
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest id + 1."""
+        return self.vocabulary.size
 
     @property
     def engine(self) -> str:
@@ -143,6 +150,12 @@ class Engine:
             raise DataError(f"a text is not UTF-8: {error}") from None
         return self._plainly(decoded, dtype)
 
+    def encode_with_offsets(self, texts: Sequence[bytes], dtype: str = "uint32") -> tuple[Ragged, list[Any]]:
+        """The reference's tokens of texts, and where each stands in characters, int64 of shape (tokens, 2)."""
+        found = self._untrimmed.encode_batch([text.decode() for text in texts], add_special_tokens=False)
+        offsets = [np.array(one.offsets, dtype=np.int64).reshape(-1, 2) for one in found]
+        return Ragged.of([one.ids for one in found], dtype), offsets
+
     def decode(self, tokens: Any) -> str:
         """The text of tokens, special ones included."""
         text: str = self._reference.decode([int(one) for one in tokens], skip_special_tokens=False)
@@ -152,6 +165,11 @@ class Engine:
         """Compare the engine with the reference on texts of the data at hand; fall back when they differ."""
         if self._fast is not None:
             self.fell_back = self._difference([text.decode(errors="replace") for text in texts])
+
+    @cached_property
+    def _untrimmed(self) -> Any:
+        """The reference, made to count the spaces of a token as its characters."""
+        return Tokenizer.from_buffer(orjson.dumps(_without_trimming(orjson.loads(self.source.json()))))
 
     def _plainly(self, texts: Sequence[str], dtype: str) -> Ragged:
         encoded = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -211,6 +229,18 @@ class Engine:
         if why is not None:
             self._fast = None
         return why
+
+
+def _without_trimming(document: Any) -> Any:
+    if isinstance(document, list):
+        return [_without_trimming(one) for one in document]
+    if not isinstance(document, dict):
+        return document
+    # The model is all words: nothing is trimmed there, and it is large.
+    return {
+        key: False if key == "trim_offsets" else one if key == "model" else _without_trimming(one)
+        for key, one in document.items()
+    }
 
 
 def _ragged(encoded: Any, dtype: str) -> Ragged:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from hfassets.errors import UsageError
 
 Mode = Literal["per_document", "concat", "best_fit"]
+LONGEST_ROW = 1 << 17
+"""Tokens of a packed row, at most: twice what models read, and small enough for a table of rows by the room left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,24 @@ def test_a_file_of_a_mix_shows_what_became_of_its_rows(service: Service, page: P
     keep(page, "mix-first-rows")
 
 
+def test_a_students_rows_are_a_page_to_look_at(service: Service, page: Page) -> None:
+    """How full they are, the tokens of each source, how long documents and rows are."""
+    key = "student/math_reasoning/gsm8k"
+    assert service.outcome(service.launch(["distillation_file", "distillation_tokens"], key)) == "SUCCESS"
+    page.set_viewport_size({"width": WIDTH, "height": 1200})
+    page.goto(f"/assets/distillation_tokens?view=partitions&partition={quote(key, safe='')}")
+    expect(page.get_by_role("cell", name="best_fit", exact=True).first).to_be_visible()
+    expect(page.get_by_role("cell", name="fill rate", exact=True).first).to_be_visible()
+    keep(page, "student")
+    for name in ("tokens per source", "document lengths", "row contents"):
+        page.get_by_role("row").filter(has_text=name).get_by_text("[Show Markdown]").first.click()
+        dialog = page.get_by_role("dialog").filter(has_text=name)
+        expect(dialog.locator("img[src^='data:image/png']")).to_be_visible()
+        keep(page, f"student-{name.replace(' ', '-')}")
+        dialog.get_by_role("button", name="Close").click()
+        expect(dialog).to_have_count(0)
+
+
 def test_text_becomes_rows_and_one_sees_how(service: Service, page: Page) -> None:
     """The stages of MDS from left to right; tokens as a plot over partitions; the lengths of rows as a picture."""
     stages = ["text_mds", "tokenized_mds", "chunked_mds", "sampled_mds"]

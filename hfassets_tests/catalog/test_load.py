@@ -195,7 +195,8 @@ BAD = [
     (
         "slurm:\n  hub_snapshot: {cpus: 1}",
         [
-            "catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards, distillation_file, text_mds, "
+            "catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards, distillation_file, "
+            "distillation_tokens, teacher_logits, text_mds, "
             "tokenized_mds, chunked_mds, sampled_mds, training_mds or context_extension_mds"
         ],
     ),

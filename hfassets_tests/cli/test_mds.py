@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hfassets.demo.hub_tokenizer import write_tokenizer
+from hfassets.demo.hub_model import write_tokenizer
 from hfassets.mds.reader import MdsReader
 from hfassets_tests.conftest import ClientEnvironment
 from hfassets_tests.mds.pipeline import corpus, write_jsonl

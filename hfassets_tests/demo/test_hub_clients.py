@@ -174,7 +174,7 @@ def test_tokenizer_repo_encodes_and_decodes(hub_env):
         """
     )
     assert done.stdout.split() == [
-        *("4096", "0", "README.md", "config.json", "special_tokens_map.json", "tokenizer.json"),
+        *("4096", "0", "README.md", "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json"),
         "tokenizer_config.json",
     ]
 

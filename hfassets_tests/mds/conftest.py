@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hfassets.demo.hub_tokenizer import write_tokenizer
+from hfassets.demo.hub_model import write_tokenizer
 from hfassets_tests.mds.pipeline import COUNT, Pipeline, corpus, write_jsonl
 
 

@@ -16,15 +16,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from hfassets.demo.hub_tokenizer import write_tokenizer
+from hfassets.demo.hub_model import write_tokenizer
 from hfassets.errors import DataError, UsageError
 from hfassets.mds.inputs import Cut
 from hfassets.mds.origins import Target, from_files
 from hfassets.mds.stage import StageOutput, StageRun, make_stage
 from hfassets.packed.stage import Packing
 from hfassets.storage.state import StateDir
+from hfassets.tokens import read_packed
 from hfassets.tokens.engine import Engine, TokenizerSource
-from hfassets.tokens.packed import read_packed
 from hfassets_tests.mds.pipeline import corpus, write_jsonl
 
 TEXTS = [row["text"] for row in corpus(120)]
@@ -135,6 +135,33 @@ def test_begin_tokens_and_labels_as_asked(place: Path, tmp_path: Path) -> None:
     made = pack(place, tmp_path / "bos", add_bos=True)
     assert made.account["specials_added"] == len(TEXTS) - TEXTS.count("")
     assert made.account["special_ids_in_text"] == made.account["specials_added"]
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_rationales_are_masked(place: Path, tmp_path: Path, shifted: bool) -> None:
+    """Those that the metadata names: what is left to learn says what the texts say without them, with every end."""
+    texts = [f"user: what is {n} + {n}?\nassistant: It is {n} and {n}, so {2 * n}.\n#### {2 * n}" for n in range(40)]
+    spans = [None if n % 4 == 0 else [text.index("It is"), text.index("\n####")] for n, text in enumerate(texts)]
+    rows = [
+        {"id": str(n), "text": text, "metadata": {} if span is None else {"rationale_span": span}}
+        for n, (text, span) in enumerate(zip(texts, spans, strict=True))
+    ]
+    write_jsonl(tmp_path / "source", [*rows, {"id": "x", "text": "short", "metadata": {"rationale_span": [0, 9]}}], 2)
+    (tmp_path / "tokenizer").symlink_to(place / "tokenizer")
+    made = pack(tmp_path, tmp_path / "out", size=64, mode="best_fit", loss_mask=True, shifted=shifted)
+    engine = Engine(TokenizerSource.read(place / "tokenizer"), "tokenizers")
+    end = engine.decode([engine.specials.eos])
+    learnt: list[str] = []
+    for row in read_packed(tmp_path / "out"):
+        content = int(row["attention_mask"].sum())
+        assert set(row["loss_mask"].tolist()) <= {0, 1} and not row["loss_mask"][content:].any()
+        # The first token of a row is no label where labels are shifted.
+        first = row["input_ids"][:1].tolist() if shifted else []
+        learnt += engine.decode([*first, *row["labels"][row["loss_mask"] == 1].tolist()]).split(end)
+    named = zip(texts, spans, strict=True)
+    expected = [text if span is None else text[: span[0]].rstrip() + text[span[1] :] for text, span in named]
+    assert sorted(filter(None, learnt)) == sorted(expected)
+    assert made.details["read"]["refused_bad_span"] == 1 and made.details["not_learnt"] > 0
 
 
 def test_datasets_reads_the_shards(place: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from hfassets.demo.hub_corpus import passages
-from hfassets.demo.hub_tokenizer import write_tokenizer
+from hfassets.demo.hub_model import write_tokenizer
 from hfassets.errors import DataError, UsageError
 from hfassets.tokens.engine import Engine, TokenizerSource
 
@@ -150,7 +151,7 @@ def test_what_is_no_tokenizer_is_said(tmp_path: Path, gpt: Path) -> None:
     with pytest.raises(DataError, match="not a tokenizer"):
         Engine(TokenizerSource.read(path))
     engine = Engine(TokenizerSource.read(gpt))
-    engine.vocab_size = 70_000
+    engine.vocabulary = replace(engine.vocabulary, size=70_000)
     assert engine.dtype() == "uint32"
     with pytest.raises(DataError, match="do not fit uint16"):
         engine.dtype("uint16")

@@ -13,11 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfassets.errors import DataError
+from hfassets.tokens import read_packed
 from hfassets.tokens.chunking import Specials, chunked
-from hfassets.tokens.packed import IGNORED, PackRule, read_packed, rows_per_file, schema, tables, with_bos, write_files
+from hfassets.tokens.loss_mask import spread
+from hfassets.tokens.packed import (
+    IGNORED,
+    METADATA,
+    PackRule,
+    rows_per_file,
+    schema,
+    tables,
+    with_bos,
+    write_files,
+)
 from hfassets.tokens.ragged import Ragged
+from hfassets.tokens.vocabulary import Vocabulary
 
 EOS, BOS, PAD = 1, 2, 3
+WORDS = Vocabulary.of({f"t{number}": number for number in range(64)})
 documents = st.lists(st.lists(st.integers(4, 60), max_size=30), max_size=12)
 
 
@@ -34,7 +47,7 @@ def test_joined_rows_are_those_of_a_plain_loop(
     rule = PackRule(size, "concat", shifted, bos, PAD)
     rows, names = _rows(texts, rule)
     flat = [token for text in texts if text for token in [*([bos] if bos is not None else []), *text, EOS]]
-    got = [row for table in tables(rows, names, rule) for row in table.to_pylist()]
+    got = [row for table in tables(rows, names, rule, WORDS) for row in table.to_pylist()]
     assert len(got) == -(-len(flat) // size)
     for number, row in enumerate(got):
         content = flat[number * size : (number + 1) * size]
@@ -52,7 +65,7 @@ def test_packed_rows_have_every_token_once_and_cut_no_short_document(texts: list
     rule = PackRule(size, "best_fit", pad=PAD)
     rows, names = _rows(texts, rule)
     pieces: dict[str, list[tuple[int, list[int]]]] = {}
-    for table in tables(rows, names, rule):
+    for table in tables(rows, names, rule, WORDS):
         for row in table.to_pylist():
             place = 0
             for span in row["spans"]:
@@ -74,18 +87,49 @@ def test_files_keep_their_limit_and_their_columns(tmp_path: Path, size: int) -> 
     rule = PackRule(size, "best_fit", pad=PAD)
     rows, names = _rows(texts, rule)
     limit = 3 * 12 * size
-    count = write_files(rows, names, rule, tmp_path, limit)
+    count = write_files(rows, names, rule, WORDS, tmp_path, limit)
     paths = sorted(tmp_path.iterdir())
-    assert len(paths) == count == -(-len(rows) // rows_per_file(size, limit))
+    assert len(paths) == count == -(-len(rows) // rows_per_file(rule, limit))
     for path in paths:
-        assert pq.read_schema(path).remove_metadata().equals(schema(size))
+        assert pq.read_schema(path).equals(schema(rule, WORDS))
+        assert pq.read_schema(path).metadata[METADATA] == schema(rule, WORDS).metadata[METADATA]
         assert pq.read_metadata(path).num_rows <= 3
     whole = pa.concat_tables([pq.read_table(path) for path in paths])
-    assert whole.to_pylist() == [row for table in tables(rows, names, rule) for row in table.to_pylist()]
+    assert whole.to_pylist() == [row for table in tables(rows, names, rule, WORDS) for row in table.to_pylist()]
     for path in paths:
         path.rename(tmp_path / f"shard_{path.stem[1:]}.parquet")
     found = read_packed(tmp_path)
     assert len(found) == len(rows) and found[0]["input_ids"].shape == (size,)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(4, 60), st.booleans()), max_size=20), max_size=8),
+    st.sampled_from([1, 5, 16]),
+    st.sampled_from(["concat", "best_fit"]),
+    st.booleans(),
+    st.sampled_from([None, BOS]),
+)
+def test_the_mask_stands_where_the_label_does(
+    texts: list[list[tuple[int, bool]]], size: int, mode: Any, shifted: bool, bos: int | None
+) -> None:
+    """0 for labels that are not to be learnt and where there is no label; begin and end tokens are learnt."""
+    rule = PackRule(size, mode, shifted, bos, PAD, masked=True)
+    # The token tells: odd ones are learnt.
+    words = [[token - token % 2 + wanted for token, wanted in text] for text in texts]
+    rows, names = _rows(words, rule)
+    kept = [text for text in texts if text]
+    flags = Ragged.of([[wanted for _, wanted in text] for text in kept], "uint8")
+    mask = spread([with_bos(flags, None if bos is None else 1)], _without_empty(rows.tokens))
+    for table in tables(rows, names, rule, WORDS, mask):
+        for row in table.to_pylist():
+            learnt = [token in (EOS, bos) or token % 2 for token in row["labels"]]
+            assert row["loss_mask"] == [
+                int(label != IGNORED and wanted) for label, wanted in zip(row["labels"], learnt, strict=True)
+            ]
+
+
+def _without_empty(tokens: Ragged) -> Ragged:
+    return Ragged(tokens.values, np.unique(tokens.offsets))
 
 
 def test_a_folder_without_shards_is_told(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from hfassets.catalog.slurm_request import mixes_request
 from hfassets.defs.automation import house_condition
 from hfassets.defs.distillation import checks, results
 from hfassets.defs.distillation.partitions import FILE, GROUP, OWNERS, SOURCES, SUMMARY
+from hfassets.defs.distillation.students import student_assets, teacher_model
 from hfassets.defs.hub.partitions import HUB_POOL
 from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
+from hfassets.defs.stage_asset import heavy, stage_asset, stage_verifiable
 from hfassets.distillation.from_catalog import mix_run
 from hfassets.distillation.licences import licence_of
 from hfassets.distillation.mix import find_all, find_one, make_mix, make_one
@@ -24,7 +26,7 @@ from hfassets.distillation.prove import Proof, first_records, prove_source_file,
 from hfassets.distillation.summary import SUMMARY as SUMMARY_FILE
 from hfassets.distillation.summary import mix_fingerprint, summary_of, write_summary
 from hfassets.errors import DataError
-from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
+from hfassets.slurm.request import NETWORK_KEY
 from hfassets.storage import read_entries
 
 FIRST = 5
@@ -51,7 +53,14 @@ def build_assets(location: Location) -> list[dg.AssetsDefinition | dg.AssetSpec]
     """All assets of the distillation group; none when the catalog has no mix."""
     if not location.mix_files.get_partition_keys():
         return []
-    return [*source_specs(location), distillation_file(location), distillation_summary(location)]
+    students = [stage_asset(location, one) for one in student_assets(location)]
+    return [
+        *source_specs(location),
+        distillation_file(location),
+        distillation_summary(location),
+        *students,
+        *teacher_model(location),
+    ]
 
 
 def verifiables(location: Location) -> list[Verifiable]:
@@ -66,7 +75,8 @@ def verifiables(location: Location) -> list[Verifiable]:
             location.mix_file_versions,
             repair=(FILE,),
             run_config={"ops": {FILE.to_python_identifier(): {"config": {"verify": True}}}},
-        )
+        ),
+        *(stage_verifiable(location, one) for one in student_assets(location)),
     ]
 
 
@@ -109,9 +119,6 @@ def distillation_file(location: Location) -> dg.AssetsDefinition:
     """The file of each source of each mix."""
     ledger = location.state.ledger(FILE.to_user_string())
     request = mixes_request(location.catalog, FILE.to_user_string())
-    metadata: dict[str, Any] = {NETWORK_KEY: "hub"}
-    if request is not None:
-        metadata |= {REQUEST_KEY: request, MODE_KEY: "run"}
     spec = dg.AssetSpec(
         FILE,
         deps=[source_key(repo) for repo in _repos(location)],
@@ -120,7 +127,7 @@ def distillation_file(location: Location) -> dg.AssetsDefinition:
         kinds={"huggingface", "json"},
         description="Rows of one source of a distillation mix as JSON lines: its quota of the mix, filtered, without "
         "copies, with the metadata that its mapper gives. A file that is to have more rows is extended.",
-        metadata=metadata,
+        metadata=heavy({NETWORK_KEY: "hub"}, request),
         partitions_def=location.mix_files,
         automation_condition=house_condition(),
         skippable=True,

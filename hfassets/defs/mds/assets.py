@@ -1,7 +1,7 @@
 """MDS recipes, mixtures and context extensions as assets: thin over `hfassets.mds`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,14 @@ from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import Location
 from hfassets.defs.mds import checks, results
 from hfassets.defs.mds.partitions import CHUNKED, EXTENSION, GROUP, OWNERS, SAMPLED, SOURCES, TEXT, TOKENIZED, TRAINING
-from hfassets.defs.partition_run import Check, Outcome, RunEvents, run_partitions
-from hfassets.defs.progress import log_progress
-from hfassets.defs.quota import quota_share
+from hfassets.defs.stage_asset import Habits, StageAsset, heavy, stage_asset, stage_verifiable
 from hfassets.mds.from_catalog import Recipes
 from hfassets.mds.stage import StageOutput, find_stage
-from hfassets.mds.verify import VerifiedMds, verify_mds
+from hfassets.mds.verify import verify_mds
 from hfassets.progress import ProgressCallback
-from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
-from hfassets.storage import read_entries
-from hfassets.storage.ledger import record_damage, record_intact
+from hfassets.slurm.request import NETWORK_KEY
 
 Entry = type[Recipe] | type[Mixture] | type[ExtensionRecipe]
-
-
-class MdsConfig(dg.Config):
-    """How to make it; what it is stands in the catalog."""
-
-    force: bool = False
-    """Make it again, over what its folder holds."""
-    verify: bool = False
-    """Read all of it and hold it against the manifest, also when nothing had to be made."""
-    workers: int | None = None
-    """Processes; none = as the catalog says."""
 
 
 @dataclass(frozen=True)
@@ -119,24 +104,17 @@ STAGES = (
 
 def build_assets(location: Location) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """All assets of the MDS group that have partitions."""
-    there = [stage for stage in STAGES if stage.partitions(location).get_partition_keys()]
-    return [*_source_specs(location), *(_asset(location, stage) for stage in there)]
+    return [*_source_specs(location), *(stage_asset(location, one) for one in mds_assets(location))]
 
 
 def verifiables(location: Location) -> list[Verifiable]:
     """What the re-verification and repair sensors watch of the group."""
-    return [
-        Verifiable(
-            stage.name,
-            stage.key,
-            location.state.ledger(stage.name),
-            location.mds_versions(stage.name, stage.of),
-            repair=(stage.key,),
-            run_config={"ops": {stage.key.to_python_identifier(): {"config": {"verify": True}}}},
-        )
-        for stage in STAGES
-        if stage.partitions(location).get_partition_keys()
-    ]
+    return [stage_verifiable(location, one) for one in mds_assets(location)]
+
+
+def mds_assets(location: Location) -> list[StageAsset]:
+    """The stages that have partitions, in order."""
+    return [_asset(location, stage) for stage in STAGES if stage.partitions(location).get_partition_keys()]
 
 
 def _source_key(repo: str) -> dg.AssetKey:
@@ -182,12 +160,9 @@ def _mapped(key: dg.AssetKey, children: Mapping[str, set[str]]) -> dg.AssetDep:
     return dg.AssetDep(key, partition_mapping=dg.StaticPartitionMapping(dict(children)))
 
 
-def _asset(location: Location, stage: Stage) -> dg.AssetsDefinition:
-    ledger = location.state.ledger(stage.name)
+def _asset(location: Location, stage: Stage) -> StageAsset:
+    names = checks.CHECKS_OF[stage.key]
     request = recipes_request(location.catalog, stage.name)
-    metadata: dict[str, Any] = {NETWORK_KEY: stage.network}
-    if request is not None:
-        metadata |= {REQUEST_KEY: request, MODE_KEY: "run"}
     spec = dg.AssetSpec(
         stage.key,
         deps=_deps(location, stage),
@@ -195,56 +170,24 @@ def _asset(location: Location, stage: Stage) -> dg.AssetsDefinition:
         owners=OWNERS,
         kinds=set(stage.kinds),
         description=stage.description,
-        metadata=metadata,
+        metadata=heavy({NETWORK_KEY: stage.network}, request),
         partitions_def=stage.partitions(location),
         automation_condition=house_condition(),
         skippable=True,
     )
 
-    @dg.multi_asset(
-        name=stage.key.to_python_identifier(),
-        specs=[spec],
-        check_specs=checks.specs(stage.key, stage.partitions(location)),
-        can_subset=True,
+    def make(key: str, habits: Habits, progress: ProgressCallback) -> StageOutput:
+        recipes = Recipes(location.catalog, habits.quota_share, habits.run_id, habits.force, habits.workers)
+        return stage.make(recipes, stage.partition(location, key), progress)
+
+    return StageAsset(
+        spec,
+        checks.specs(stage.key, stage.partitions(location)),
+        versions=lambda: location.mds_versions(stage.name, stage.of),
+        find=lambda key: find_stage(stage.root(Recipes(location.catalog), stage.partition(location, key))),
+        make=make,
+        verify=lambda output, progress: verify_mds(output.root, progress),
+        outcome=lambda _, output, proof: results.of_stage(output, names, proof),
+        look=lambda output, proof: results.of_checks(output, names, proof),
         pool=HUB_POOL if stage.network == "hub" else None,
     )
-    def made(context: dg.AssetExecutionContext, config: MdsConfig) -> RunEvents:
-        progress = log_progress(context)
-        versions = location.mds_versions(stage.name, stage.of)
-        recipes = Recipes(
-            location.catalog, quota_share(context.instance), context.run.run_id, config.force, config.workers
-        )
-
-        def proven(key: str, found: StageOutput) -> VerifiedMds:
-            proof = verify_mds(found.root, progress)
-            size, version = found.manifest.total_bytes, versions.get(key, "")
-            if proof.faults:
-                record_damage(ledger, key, version, size, proof.faults, size, purged=not found.root.exists())
-                raise results.damage(key, proof)
-            record_intact(ledger, key, version, size)
-            return proof
-
-        def make(key: str) -> Outcome:
-            of = stage.partition(location, key)
-            known = dict(read_entries(ledger, {key: versions.get(key, "")}))[key]
-            damaged = known is not None and bool(known.damage)
-            there = find_stage(stage.root(recipes, of))
-            if config.verify and not damaged and there is not None:
-                # A run that only proves: what it finds goes to the repair sensor, which knows budgets and limits.
-                proven(key, there)
-            run = replace(recipes, force=True) if damaged else recipes
-            output = stage.make(run, of, progress)
-            proof = proven(key, output) if known is None or damaged or not output.reused else None
-            return results.of_stage(output, checks.CHECKS_OF[stage.key], proof)
-
-        def check(key: str) -> Sequence[Check]:
-            found = find_stage(stage.root(recipes, stage.partition(location, key)))
-            if found is None:
-                return [Check(checks.INTACT, False, "not made as the catalog asks for it, or gone")]
-            return results.of_checks(found, checks.CHECKS_OF[stage.key], proven(key, found))
-
-        yield from run_partitions(
-            context, stage.key, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
-        )
-
-    return made

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from hfassets.defs.mds import checks
-from hfassets.defs.partition_run import Check, DamageFoundError, Outcome
+from hfassets.defs.partition_run import Check, Outcome
+from hfassets.defs.stage_asset import Proof
 from hfassets.mds.stage import StageOutput
-from hfassets.mds.verify import VerifiedMds
 from hfassets.report.plots import asked_and_got, counted_histogram, markdown_image
 from hfassets.report.tables import build_table
 from hfassets.report.units import format_bytes
@@ -18,7 +18,7 @@ from hfassets.report.units import format_bytes
 SHARE_TOLERANCE = 0.001
 
 
-def of_stage(made: StageOutput, names: tuple[str, ...], proof: VerifiedMds | None) -> Outcome:
+def of_stage(made: StageOutput, names: tuple[str, ...], proof: Proof | None) -> Outcome:
     """An output that is done: how much there is, what became of what came in, how long rows are."""
     details, account = made.details, {name: count for name, count in made.account.items() if count}
     table = build_table(["what", "count >"], [(name.replace("_", " "), count) for name, count in account.items()])
@@ -50,7 +50,7 @@ def of_stage(made: StageOutput, names: tuple[str, ...], proof: VerifiedMds | Non
     return Outcome(made.fingerprint, metadata, of_checks(made, names, proof))
 
 
-def of_checks(made: StageOutput, names: tuple[str, ...], proof: VerifiedMds | None) -> list[Check]:
+def of_checks(made: StageOutput, names: tuple[str, ...], proof: Proof | None) -> list[Check]:
     """The checks of an output. `proof` None: it has just been written and hashed."""
     faults = () if proof is None else proof.faults
     size = format_bytes(made.manifest.total_bytes)
@@ -66,13 +66,6 @@ def of_checks(made: StageOutput, names: tuple[str, ...], proof: VerifiedMds | No
         shares = ", ".join(f"{one['name']} {one['share_got']:.4f}" for one in made.details["members"])
         found.append(Check(checks.SHARES_AS_ASKED, not off, "; ".join(off) or shares))
     return found
-
-
-def damage(key: str, proof: VerifiedMds) -> DamageFoundError:
-    """The error for a damaged output, with its check."""
-    more = f" and {len(proof.faults) - 1} more" if len(proof.faults) > 1 else ""
-    line = f"{key}: damaged: {proof.faults[0]}{more}"
-    return DamageFoundError(line, [Check(checks.INTACT, False, line)])
 
 
 def _rows(made: StageOutput) -> int:

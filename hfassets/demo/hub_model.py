@@ -1,13 +1,15 @@
-"""A small byte-level BPE tokenizer as a model repo, trained on the standard library.
+"""A small language model as a repo: a byte-level BPE tokenizer trained on the standard library, and random weights.
 
-Invariant: for one installed Python the vocabulary and the merges are always the same.
+Invariant: for one installed Python vocabulary, merges and weights are always the same.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import orjson
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from hfassets.demo.hub_corpus import passages
@@ -52,7 +54,30 @@ def write_tokenizer(folder: Path) -> None:
             "vocab_size": VOCABULARY,
         },
     )
-    write_readme(folder, {"license": "apache-2.0", "language": ["en"]}, "A small byte-level BPE tokenizer.")
+    write_readme(folder, {"license": "apache-2.0", "language": ["en"]}, "A small language model with random weights.")
+
+
+def write_model(folder: Path) -> None:
+    """The tokenizer, and the weights that its config tells of, as transformers names them."""
+    write_tokenizer(folder)
+    config = orjson.loads((folder / "config.json").read_bytes())
+    width, inner, count = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    shapes: dict[str, tuple[int, ...]] = {"gpt_neox.embed_in": (VOCABULARY, width)}
+    for layer in range(count):
+        name = f"gpt_neox.layers.{layer}"
+        shapes |= {f"{name}.attention.query_key_value": (3 * width, width), f"{name}.attention.dense": (width, width)}
+        shapes |= {f"{name}.mlp.dense_h_to_4h": (inner, width), f"{name}.mlp.dense_4h_to_h": (width, inner)}
+        shapes |= {f"{name}.{one}_layernorm": (width,) for one in ("input", "post_attention")}
+    shapes |= {"gpt_neox.final_layer_norm": (width,), "embed_out": (VOCABULARY, width)}
+    random = np.random.default_rng(0)
+    weights = {}
+    for name, shape in shapes.items():
+        flat = len(shape) == 1
+        weights[f"{name}.weight"] = np.ones(shape) if flat else random.normal(0, shape[-1] ** -0.5, shape)
+        if "layers" in name or flat:
+            weights[f"{name}.bias"] = np.zeros(shape[:1])
+    tensors = {name: one.astype(np.float32) for name, one in weights.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write(path: Path, document: object) -> None:

@@ -1,0 +1,140 @@
+"""An asset whose partitions are folders made by `make_stage`: made, proven, repaired and looked at in one way."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import dagster as dg
+
+from hfassets.defs.integrity.registry import Verifiable
+from hfassets.defs.location import Location
+from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
+from hfassets.defs.progress import log_progress
+from hfassets.defs.quota import quota_share
+from hfassets.mds.stage import StageOutput
+from hfassets.progress import ProgressCallback
+from hfassets.slurm.request import MODE_KEY, REQUEST_KEY
+from hfassets.storage import read_entries
+from hfassets.storage.ledger import record_damage, record_intact
+
+INTACT = "intact"
+
+
+class Proof(Protocol):
+    """What reading an output again found out."""
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is wrong with it, one line each."""
+
+
+class StageConfig(dg.Config):
+    """How to make it; what it is stands in the catalog."""
+
+    force: bool = False
+    """Make it again, over what its folder holds."""
+    verify: bool = False
+    """Read all of it and hold it against the manifest, also when nothing had to be made."""
+    workers: int | None = None
+    """Processes; none = as the catalog says."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How one run works."""
+
+    quota_share: int
+    run_id: str
+    force: bool
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class StageAsset:
+    """What there is to know of such an asset; each function gets a partition key. `find`: the finished output, if it is
+    there; `outcome`: what Dagster is told of one that was made, with the proof if it was read; `look`: its checks.
+    """
+
+    spec: dg.AssetSpec
+    checks: Sequence[dg.AssetCheckSpec]
+    versions: Callable[[], Mapping[str, str]]
+    find: Callable[[str], StageOutput | None]
+    make: Callable[[str, Habits, ProgressCallback], StageOutput]
+    verify: Callable[[StageOutput, ProgressCallback], Proof]
+    outcome: Callable[[str, StageOutput, Proof | None], Outcome]
+    look: Callable[[StageOutput, Proof], Sequence[Check]]
+    pool: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As Dagster has it."""
+        return self.spec.key.to_user_string()
+
+
+def stage_verifiable(location: Location, of: StageAsset) -> Verifiable:
+    """What the re-verification and repair sensors watch of it."""
+    return Verifiable(
+        of.name,
+        of.spec.key,
+        location.state.ledger(of.name),
+        of.versions(),
+        repair=(of.spec.key,),
+        run_config={"ops": {of.spec.key.to_python_identifier(): {"config": {"verify": True}}}},
+    )
+
+
+def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
+    """The asset."""
+    ledger = location.state.ledger(of.name)
+
+    @dg.multi_asset(
+        name=of.spec.key.to_python_identifier(), specs=[of.spec], check_specs=of.checks, can_subset=True, pool=of.pool
+    )
+    def made(context: dg.AssetExecutionContext, config: StageConfig) -> RunEvents:
+        progress, versions = log_progress(context), of.versions()
+
+        def proven(key: str, found: StageOutput) -> Proof:
+            proof = of.verify(found, progress)
+            size, version = found.manifest.total_bytes, versions.get(key, "")
+            if proof.faults:
+                record_damage(ledger, key, version, size, proof.faults, size, purged=not found.root.exists())
+                raise _damage(key, proof)
+            record_intact(ledger, key, version, size)
+            return proof
+
+        def make(key: str) -> Outcome:
+            known = dict(read_entries(ledger, {key: versions.get(key, "")}))[key]
+            damaged = known is not None and bool(known.damage)
+            there = of.find(key)
+            if config.verify and not damaged and there is not None:
+                # A run that only proves: what it finds goes to the repair sensor, which knows budgets and limits.
+                proven(key, there)
+            share = quota_share(context.instance)
+            habits = Habits(share, context.run.run_id, config.force or damaged, config.workers)
+            output = of.make(key, habits, progress)
+            proof = proven(key, output) if known is None or damaged or not output.reused else None
+            return of.outcome(key, output, proof)
+
+        def check(key: str) -> Sequence[Check]:
+            found = of.find(key)
+            if found is None:
+                return [Check(INTACT, False, "not made as the catalog asks for it, or gone")]
+            return of.look(found, proven(key, found))
+
+        yield from run_partitions(
+            context, of.spec.key, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+        )
+
+    return made
+
+
+def heavy(metadata: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata with a request of SLURM, if there is one: then the whole run is one job."""
+    return {**metadata, **({} if request is None else {REQUEST_KEY: dict(request), MODE_KEY: "run"})}
+
+
+def _damage(key: str, proof: Proof) -> DamageFoundError:
+    """The error for a damaged output, with its check."""
+    more = f" and {len(proof.faults) - 1} more" if len(proof.faults) > 1 else ""
+    line = f"{key}: damaged: {proof.faults[0]}{more}"
+    return DamageFoundError(line, [Check(INTACT, False, line)])
