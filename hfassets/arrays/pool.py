@@ -2,7 +2,8 @@
 
 Invariant: while an array of a plan lives there is no other one with the same parts, whoever is killed and starts again;
 an outcome is taken from what tasks wrote and from manifests, never from a job's state alone. A part that fails is tried
-once more, by itself and not on the node where it failed; one whose task died goes into another array, on other nodes.
+once more, by itself and not on the node where it failed; one whose task died goes into another array, on other nodes;
+one for which a task had no time left goes into another array as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +22,19 @@ from hfassets.parts.plan import Outcome
 from hfassets.slurm.client import SlurmClient
 from hfassets.slurm.command import command_script
 from hfassets.slurm.errors import DeferredError, SlurmError, UnreachableError
-from hfassets.slurm.resources import Resources
+from hfassets.slurm.resources import Resources, override
 from hfassets.slurm.settings import Settings
+from hfassets.slurm.states import clock
 
 SLICE_SECONDS = 600.0
 """What a task is to be worth: less, and the queue takes longer than the work."""
 ASSUMED_SECONDS = 60.0
 """What a part takes, where nobody says."""
 COMMENT = "hfassets:parts"
+CONTINUATIONS = 100
+"""So many arrays may go on with what those before them had no time for."""
+WARNED_BEFORE = 120
+"""Seconds before its time limit at which SLURM warns a task, or a quarter of the limit where that is shorter."""
 MOST_LOSSES = 3
 """So often the task of a part may die (its node, its time, a preemption) before that is the part's own fault."""
 _LOOK_AT_QUEUE = 5.0
@@ -45,7 +51,9 @@ def _quiet(line: str) -> None:
 @dataclass(frozen=True)
 class ArrayPool:
     """Makes parts as the tasks of job arrays. `request`: of each task; `max_tasks`: of a plan, `at_once`: of those that
-    run; `processes`: parts at once in a task; `part_seconds`: what a part takes.
+    run; `processes`: parts at once in a task (on whole nodes as many as they have CPUs); `part_seconds`: what a part
+    takes; `continuations`: arrays that may follow for want of time; `variables`: set for tasks beside what the site and
+    the allowed names of `environment` give them.
     """
 
     settings: Settings
@@ -54,8 +62,16 @@ class ArrayPool:
     at_once: int | None = None
     processes: int = 1
     part_seconds: float = ASSUMED_SECONDS
+    continuations: int = CONTINUATIONS
     say: Callable[[str], None] = _quiet
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> Resources:
+        """What a task asks for: where nobody says how many CPUs, one a process."""
+        asked = override(self.settings.site.resources, self.request)
+        return asked if asked.cpus or asked.exclusive else override(asked, Resources(cpus=self.processes))
 
     def busy(self, plan_file: Path) -> bool:
         """Whether an array of an earlier run may still be at it: then what lies about is not litter."""
@@ -97,6 +113,8 @@ class _Run:
         self._arrays: list[_Array] = []
         self._failed: dict[int, Told] = {}
         self._losses: dict[int, list[str]] = {}
+        self._continued = 0
+        self._short: set[int] = set()
         self._looked = float("-inf")
 
     def outcomes(self, indexes: Sequence[int]) -> Generator[Outcome, None, None]:
@@ -126,19 +144,54 @@ class _Run:
         if not self._arrays and waiting:
             failed = {index: self._failed.pop(index).node for index in sorted(waiting & set(self._failed))}
             self._submit(list(failed), retry=True, without=failed.values())
-            rest = sorted(waiting - set(failed))
-            self._submit(rest, retry=False, without=[node for one in rest for node in self._losses.get(one, ())])
+            yield from self._go_on(waiting, failed)
+
+    def _go_on(self, waiting: set[int], failed: Container[int]) -> Iterator[Outcome]:
+        """Another array for what died with its task, and for what there was no time for."""
+        rest = sorted(index for index in waiting if index not in failed)
+        if self._short:
+            self._continued += 1
+            self._short.clear()
+        if self._continued > self._pool.continuations:
+            waiting.difference_update(rest)
+            said = f"no time was left for it in {self._continued} arrays, and no more may follow; run again to go on"
+            yield from (Outcome(index, error=said) for index in rest)
+            return
+        # What was cut off comes first in its task: there it has all the time that a task gets.
+        rest.sort(key=lambda index: -len(self._losses.get(index, ())))
+        nodes = [node for one in rest for node in self._losses.get(one, ())]
+        self._submit(rest, retry=False, without=nodes)
 
     def _heard(self, one: _Array, waiting: set[int]) -> Iterator[Outcome]:
         for told in one.outcomes.fresh():
             one.open.discard(told.index)
             if told.index not in waiting:
                 continue
-            if told.error is None:
+            if told.left:
+                yield from self._left(told, waiting)
+            elif told.error is None:
                 waiting.discard(told.index)
                 yield Outcome(told.index, made=told.made)
             else:
                 yield from self._failure(one, told, waiting)
+
+    def _left(self, told: Told, waiting: set[int]) -> Iterator[Outcome]:
+        """A part that its task had no time for; one that was cut off again and again needs more than there is."""
+        self._short.add(told.index)
+        if told.left == "abandoned":
+            yield from self._lost(told.index, "", waiting)
+
+    def _lost(self, index: int, node: str, waiting: set[int]) -> Iterator[Outcome]:
+        """A part whose task ended before it was made, for the first time or once too often."""
+        nodes = self._losses.setdefault(index, [])
+        nodes.append(node)
+        if len(nodes) == MOST_LOSSES:
+            waiting.discard(index)
+            limit = self._pool.asked.time
+            where = (
+                ", ".join(filter(None, nodes)) or f"by their time limit{f' of {clock(60 * limit)}' if limit else ''}"
+            )
+            yield Outcome(index, error=f"its task ended {MOST_LOSSES} times before it was made ({where})")
 
     def _failure(self, one: _Array, told: Told, waiting: set[int]) -> Iterator[Outcome]:
         """A part that failed for the first time is tried again; the second time that is its outcome."""
@@ -156,12 +209,7 @@ class _Run:
                 waiting.discard(index)
                 yield Outcome(index, made=True)
                 continue
-            nodes = self._losses.setdefault(index, [])
-            nodes.append(one.nodes.get(self._task_of(one, index), ""))
-            if len(nodes) == MOST_LOSSES:
-                waiting.discard(index)
-                where = ", ".join(filter(None, nodes))
-                yield Outcome(index, error=f"its task ended {MOST_LOSSES} times before it was made (on {where})")
+            yield from self._lost(index, one.nodes.get(self._task_of(one, index), ""), waiting)
 
     @staticmethod
     def _task_of(one: _Array, index: int) -> int:
@@ -210,31 +258,39 @@ class _Run:
         if not indexes:
             return
         most = min(int(self._client.config.get("MaxArraySize", "1001")), self._pool.max_tasks)
-        for tasks in _arrays_of(indexes, self._pool, retry=retry, most=most):
+        for tasks in _arrays_of(indexes, self._pool, self._processes(), retry=retry, most=most):
             self._submit_one(tasks, retry=retry, without=sorted(set(filter(None, without))))
+
+    def _processes(self) -> int:
+        """Parts at once in a task: on whole nodes, so many as the smallest of them has CPUs."""
+        if not self._pool.asked.exclusive:
+            return self._pool.processes
+        return min(self._client.node_cpus(self._pool.asked.partition).values(), default=self._pool.processes)
 
     def _submit_one(self, tasks: tuple[tuple[int, ...], ...], *, retry: bool, without: Sequence[str]) -> None:
         path = next_record(self._folder)
         now = time.time()
         comment = f"{COMMENT}:{self._fingerprint[:12]}:{os.getpid()}:{now:.6f}"
-        record = ArrayRecord(
-            str(self._plan_file), self._fingerprint, comment, tasks, self._pool.processes, retry, now
-        )  # fmt: skip
+        asked = self._pool.asked
+        processes = 0 if asked.exclusive else self._pool.processes
+        record = ArrayRecord(str(self._plan_file), self._fingerprint, comment, tasks, processes, retry, now)
         write_record(path, record)
         limit = f"%{self._pool.at_once}" if self._pool.at_once else ""
         # Where there is no other node, the same one has to do.
         elsewhere = [f"--exclude={','.join(without)}"] if without and set(without) < self._up() else []
         script = command_script(
             self._pool.settings,
-            self._pool.request,
-            (sys.executable, "-m", "hfassets.arrays.task", str(path)),
+            asked if asked.signal else override(asked, Resources(signal=_warning(asked))),
+            (str(self._pool.settings.site.python or sys.executable), "-m", "hfassets.arrays.task", str(path)),
             name=f"parts-{self._fingerprint[:8]}",
             working_directory=self._folder,
             logs=path.with_suffix(".log"),
             environment=self._pool.environment,
+            variables=self._pool.variables,
             python=sys.executable,
             comment=comment,
             more=(f"--array=0-{len(tasks) - 1}{limit}", "--no-requeue", *elsewhere),
+            ignored=("USR1",),
         )
         job, cluster = self._taken(script, path)
         record = record.submitted(job, cluster)
@@ -284,13 +340,20 @@ class _Run:
 
 
 def _arrays_of(
-    indexes: Sequence[int], pool: ArrayPool, *, retry: bool, most: int
+    indexes: Sequence[int], pool: ArrayPool, processes: int, *, retry: bool, most: int
 ) -> Iterator[tuple[tuple[int, ...], ...]]:
     """The tasks of each array: single parts the second time, else so many parts a task that it is worth its while."""
-    each = 1 if retry else max(1, int(SLICE_SECONDS * pool.processes / max(pool.part_seconds, 1e-3)))
+    # A task has to be over in time as well, with room for its beginning and for parts that take longer.
+    worth = min(SLICE_SECONDS, 60.0 * (pool.asked.time or 1e9) / 2)
+    each = 1 if retry else max(1, int(worth * processes / max(pool.part_seconds, 1e-3)))
     each = max(each, -(-len(indexes) // pool.max_tasks))
     count = -(-len(indexes) // each)
     # Every n-th part: neighbours tend to be alike, and tasks end together.
     tasks = [tuple(indexes[number::count]) for number in range(count)]
     for first in range(0, len(tasks), most):
         yield tuple(tasks[first : first + most])
+
+
+def _warning(asked: Resources) -> str:
+    """When a task is told that its time is short."""
+    return f"B:USR1@{min(WARNED_BEFORE, 15 * (asked.time or WARNED_BEFORE))}"

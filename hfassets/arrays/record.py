@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import orjson
 
@@ -24,7 +24,8 @@ FOLDER = ".array"
 @dataclass(frozen=True, slots=True)
 class ArrayRecord:
     """An array. `plan`, `fingerprint`: what it makes parts of; `tasks`: the indexes of each task's parts; `processes`:
-    parts at once in a task; `retry`: whether its parts failed before. `created`: Unix seconds; `job` None = not known.
+    parts at once in a task, 0 = as many as its node gives it CPUs; `retry`: whether its parts failed before. `created`:
+    Unix seconds; `job` None = not known.
     """
 
     plan: str
@@ -49,13 +50,14 @@ class ArrayRecord:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a task said of a part."""
+    """What a task said of a part: how it ended, or that there was no time for it (`left`: not begun, or abandoned)."""
 
     index: int
-    made: bool
-    error: str | None
-    trace: str | None
     node: str
+    made: bool = False
+    error: str | None = None
+    trace: str | None = None
+    left: Literal["", "not begun", "abandoned"] = ""
 
 
 def records(folder: Path) -> dict[Path, ArrayRecord]:
@@ -118,8 +120,4 @@ class Outcomes:
                     if not line.endswith(b"\n"):
                         break
                     self._places[number] += len(line)
-                    yield Told(**_known(orjson.loads(line)))
-
-
-def _known(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: document[name] for name in ("index", "made", "error", "trace", "node")}
+                    yield Told(**orjson.loads(line))

@@ -24,6 +24,7 @@ from hfassets.parts.plan import Outcome
 
 ATTEMPTS = 2
 _OBJECTS_PER_COLLECTION = 100_000
+_LOOK_AT_CLOCK = 0.2
 
 
 class Backend(Protocol):
@@ -38,11 +39,32 @@ class Backend(Protocol):
         ...
 
 
+class Clock(Protocol):
+    """Knows how much time is left to a pool; asked from several threads."""
+
+    def begins(self, index: int) -> bool:
+        """Whether a part may be begun now; if so, it is."""
+        ...
+
+    def ended(self, index: int) -> None:
+        """A part that was begun is over."""
+        ...
+
+    def over(self) -> bool:
+        """Whether what is under way has to be abandoned now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LocalPool:
-    """Processes of this machine; with one, parts are made in the calling process."""
+    """Processes of this machine; with one, parts are made in the calling process.
+
+    With a `clock` always in processes; parts that it leaves no time for are not begun, or abandoned, and have no
+    outcome.
+    """
 
     processes: int = 1
+    clock: Clock | None = None
 
     def busy(self, plan_file: Path) -> bool:
         """Never: no worker outlives its run."""
@@ -50,21 +72,23 @@ class LocalPool:
 
     def map(self, plan_file: Path, fingerprint: str, indexes: Sequence[int]) -> Iterator[Outcome]:
         """See Backend."""
-        if self.processes <= 1:
+        if self.processes <= 1 and self.clock is None:
             return (attempt(plan_file, fingerprint, index) for index in indexes)
-        return _map_in_processes(self.processes, plan_file, fingerprint, indexes)
+        return _map_in_processes(self, plan_file, fingerprint, indexes)
 
 
 def _map_in_processes(
-    processes: int, plan_file: Path, fingerprint: str, indexes: Sequence[int]
+    pool: LocalPool, plan_file: Path, fingerprint: str, indexes: Sequence[int]
 ) -> Generator[Outcome, None, None]:
     # One thread a process, each with an executor of one worker: a killed worker breaks that executor and no other.
-    slots = _Slots()
-    threads = ThreadPoolExecutor(max(1, min(processes, len(indexes))))
+    slots = _Slots(pool.clock)
+    threads = ThreadPoolExecutor(max(1, min(pool.processes, len(indexes))))
     try:
         futures = [threads.submit(slots.attempt, plan_file, fingerprint, index) for index in indexes]
         for future in as_completed(futures):
-            yield future.result()
+            outcome = future.result()
+            if outcome is not None:
+                yield outcome
     except BaseException:
         slots.kill()
         raise
@@ -76,22 +100,35 @@ def _map_in_processes(
 class _Slots:
     """The worker processes, one for each calling thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock
         self._context = multiprocessing.get_context("spawn")
         # Only this process holds the sending end: its end, or its closing, is what workers watch for.
         self._watched, self._alive = self._context.Pipe(duplex=False)
         self._stopped = threading.Event()
         self._mine = threading.local()
         self._all: list[ProcessPoolExecutor] = []
+        self._killing = threading.Lock()
+        if clock is not None:
+            threading.Thread(target=self._watch, args=(clock,), daemon=True).start()
 
-    def attempt(self, plan_file: Path, fingerprint: str, index: int) -> Outcome:
+    def attempt(self, plan_file: Path, fingerprint: str, index: int) -> Outcome | None:
+        """How a part ended; None when there was no time for it."""
+        if self._clock is not None and (self._stopped.is_set() or not self._clock.begins(index)):
+            return None
         for _ in range(ATTEMPTS):
             if self._stopped.is_set():
-                break
+                return None
             try:
-                return self._executor().submit(attempt, plan_file, fingerprint, index).result()
+                outcome = self._executor().submit(attempt, plan_file, fingerprint, index).result()
             except BrokenProcessPool:
                 self._mine.executor = None
+                continue
+            if self._clock is not None:
+                self._clock.ended(index)
+            return outcome
+        if self._stopped.is_set():
+            return None
         return Outcome(index, error=f"its worker process was killed {ATTEMPTS} times (out of memory?)")
 
     def _executor(self) -> ProcessPoolExecutor:
@@ -106,12 +143,18 @@ class _Slots:
 
     def kill(self) -> None:
         """End all workers at once, whatever they are doing."""
-        self._stopped.set()
-        self._alive.close()
+        with self._killing:
+            self._stopped.set()
+            self._alive.close()
+
+    def _watch(self, clock: Clock) -> None:
+        while not self._stopped.wait(_LOOK_AT_CLOCK):
+            if clock.over():
+                self.kill()
 
     def close(self) -> None:
         """End the workers, which have no more to do; that they tidy their memory up would only take its time."""
-        self._alive.close()
+        self.kill()
         for executor in self._all:
             executor.shutdown()
         self._watched.close()
@@ -120,8 +163,10 @@ class _Slots:
 def _begin_worker(watched: Connection) -> None:
     # Parts make many objects and hardly a cycle: looking for some after each 700 costs a twentieth of the time.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    # An interrupt from the keyboard reaches the whole process group: the run decides what becomes of its workers.
+    # An interrupt from the keyboard reaches the whole process group, the end of a job's time each of its processes: the
+    # run decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
 
 

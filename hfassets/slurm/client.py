@@ -101,6 +101,15 @@ class SlurmClient:
                 found.setdefault(job, []).append(task)
         return found
 
+    def end_time(self, job_id: str) -> float | None:
+        """When a job, or a task of an array, has to be over, in Unix seconds; None for one without a limit.
+
+        Raises UnreachableError.
+        """
+        command = ["squeue", *self._on("--clusters"), "--noheader", f"--jobs={job_id}", "--format=%e"]
+        lines = [line for line in self._ask(command, accept=(_FORGOTTEN,)).split() if line.isdecimal()]
+        return float(lines[0]) if lines else None
+
     def array_ids(self) -> dict[str, str]:
         """The id of each array, or job, of this user that the controller remembers, by its comment.
 
@@ -176,6 +185,13 @@ class SlurmClient:
         """Node name → state, as sinfo prints it (`down*`, `idle`). Raises UnreachableError."""
         text = self._ask(["sinfo", *self._on("--clusters"), "--Node", "--noheader", "--format=%N|%T"])
         return dict(line.split("|", 1) for line in text.split() if "|" in line)
+
+    def node_cpus(self, partition: str | None = None) -> dict[str, int]:
+        """Node name → its CPUs, of all nodes or of a partition's. Raises UnreachableError."""
+        where = [f"--partition={partition}"] if partition else []
+        text = self._ask(["sinfo", *self._on("--clusters"), "--Node", "--noheader", *where, "--format=%N|%c"])
+        pairs = (line.split("|", 1) for line in text.split() if "|" in line)
+        return {node: int(cpus) for node, cpus in pairs if cpus.isdecimal()}
 
     def node_hosts(self) -> set[str]:
         """The hosts that are nodes. Raises UnreachableError."""

@@ -36,8 +36,9 @@ def command_script(
     python: str | None = None,
     comment: str | None = None,
     more: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> str:
-    """The batch script of a command. `more`: further words for sbatch.
+    """The batch script of a command. `more`: further words for sbatch; `ignored`: signals that do not end it.
 
     `environment` is that of the caller, of which only the allowed names are taken; `variables` are set as well.
     With `python`, an interpreter that has this package, the command gets what is in the site's secrets file. Raises
@@ -64,6 +65,7 @@ def command_script(
             working_directory=working_directory,
             stdout=logs,
             stderr=logs,
+            ignored=tuple(ignored),
         )
     )
 

@@ -18,7 +18,8 @@ from hfassets.slurm.errors import SlurmError
 class BatchScript:
     """What a script is made of. `options` are words for sbatch; `command` begins with a full path.
 
-    `preamble` is shell, as it stands in the launcher's config; a line of it that fails ends the job.
+    `preamble` is shell, as it stands in the launcher's config; a line of it that fails ends the job. `ignored` are
+    signals that do nothing until the command handles them.
     """
 
     options: tuple[str, ...]
@@ -30,6 +31,7 @@ class BatchScript:
     preamble: tuple[str, ...] = ()
     activate: Path | None = None
     wrapper: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def render(script: BatchScript) -> str:
@@ -44,6 +46,7 @@ def render(script: BatchScript) -> str:
     lines = ["#!/bin/bash", *(f"#SBATCH {_directive(option)}" for option in (*script.options, *fixed)), ""]
     # With --export=NONE SLURM sets this, and `srun` would then start its steps with an empty environment too.
     lines += ["unset SLURM_EXPORT_ENV"]
+    lines += [f"trap '' {name}" for name in script.ignored]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(script.environment.items())]
     lines += _guarded(script.preamble)
     if script.activate is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from hfassets.slurm.resources import parse_resources
 from hfassets.slurm.settings import parse_settings
 from hfassets_tests.arrays.workers import work
 from hfassets_tests.cluster import Cluster, missing_commands
+from hfassets_tests.dagster_service import wait_for
 from hfassets_tests.mds.pipeline import corpus, write_jsonl
-from hfassets_tests.service import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -54,7 +55,8 @@ class Place:
 
     def pool(self, **given: Any) -> ArrayPool:
         """Tasks of one CPU."""
-        request = parse_resources({"cpus": "1", "memory": "300M", "time": "00:05:00"}, "")
+        asked = {"cpus": "1", "memory": "300M", "time": "00:05:00", **given.pop("asked", {})}
+        request = parse_resources(asked, "")
         settings = parse_settings({"export": ["PYTHONPATH"]}, self.root)
         return ArrayPool(settings, request, say=self.said.append, **given)
 
@@ -149,6 +151,43 @@ def test_many_parts_take_few_tasks(place: Place) -> None:
     result = place.run(300, place.pool(max_tasks=6, processes=2, part_seconds=0.01))
     assert len(result.made) == 300
     assert place.said[0].endswith("300 parts in 1 tasks")
+
+
+def test_a_whole_node_makes_as_many_parts_at_once_as_it_has_cpus(place: Place) -> None:
+    """One task, though each part alone would be worth a task of one process."""
+    began = time.monotonic()
+    place.run(4, place.pool(part_seconds=300.0, asked={"exclusive": "true", "time": "01:00:00"}), seconds=4)
+    assert place.said[0].endswith("4 parts in 1 tasks")
+    # One after the other they would take 16 s.
+    assert time.monotonic() - began < 16
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1200)
+def test_jobs_of_one_minute_finish_five_minutes_of_parts(place: Place) -> None:
+    """One task gets all, for it is not known how long they take; other jobs go on, and no part is made twice."""
+    result = place.run(60, place.pool(part_seconds=0.01, asked={"time": "00:01:00"}), seconds=5)
+    assert len(result.made) == 60 and len(place.made) == 60
+    assert 5 <= len({array for _, array, _ in place.made}) <= 10
+    assert "60 parts in 1 tasks" in place.said[0]
+
+
+@pytest.mark.drill
+def test_a_part_that_needs_more_than_the_limit_is_named(place: Place) -> None:
+    """After three jobs, with the limit; the others are made."""
+    (place.root / "slow").write_text("p00003")
+    with pytest.raises(PartialFailureError, match=r"p00003: its task ended 3 times .*time limit of 00:01:00"):
+        place.run(6, place.pool(part_seconds=0.01, asked={"time": "00:01:00"}), slow=str(place.root / "slow"))
+    assert len(place.made) == 5
+
+
+@pytest.mark.drill
+def test_no_more_arrays_follow_than_may(place: Place) -> None:
+    """What is left then is named; the next run goes on."""
+    with pytest.raises(PartialFailureError, match="no time was left for it in 2 arrays"):
+        place.run(40, place.pool(part_seconds=0.01, asked={"time": "00:01:00"}, continuations=1), seconds=6)
+    assert 8 <= len(place.made) < 40
+    assert len(place.run(40, seconds=0.1).reused) >= 8
 
 
 @pytest.mark.drill
