@@ -16,7 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from hfassets.demo.hub_server import SampleHub
-from hfassets_tests.service import service
+from hfassets_tests.dagster_service import service
 
 __all__ = ["service"]
 

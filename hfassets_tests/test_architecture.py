@@ -25,7 +25,8 @@ DAGSTERS_OWN = {
         f"slurm/{name}.py"
         for name in ("coordinator", "definitions", "interruption", "job", "launcher", "local_runs", "reconciler")
     ),
-    *(f"slurm/{name}.py" for name in ("termination", "workload")),
+    *(f"slurm/{name}.py" for name in ("draining", "termination", "workload")),
+    *(f"service/{name}.py" for name in ("storage", "upgrade", "web")),
     *(f"doctor/{name}.py" for name in ("deployment", "examine", "node")),
 }
 # Costs seconds or hundreds of MB: imported inside the function that needs it.

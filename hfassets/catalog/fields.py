@@ -134,6 +134,21 @@ def _slurm_fields(value: Any) -> dict[str, str]:
     return fields
 
 
+MODES = ("run", "parts")
+"""Of a heavy asset's runs: each is one job, or is light and has its parts made by job arrays."""
+
+
+def _asset_slurm_fields(value: Any) -> dict[str, str]:
+    """The same for an asset, which may say its mode as well."""
+    mode = value.get("mode") if isinstance(value, dict) else None
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    if mode is None:
+        return _slurm_fields(value)
+    return {"mode": mode, **_slurm_fields({name: text for name, text in value.items() if name != "mode"})}
+
+
+AssetSlurmFields = Annotated[Mapping[str, str], BeforeValidator(_asset_slurm_fields)]
 SlurmFields = Annotated[Mapping[str, str], BeforeValidator(_slurm_fields)]
 Text = Annotated[str, AfterValidator(_text)]
 Name = Annotated[str, AfterValidator(_name)]

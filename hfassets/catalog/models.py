@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from hfassets.catalog.fields import (
     DEFAULT_ENDPOINT,
     AbsolutePath,
+    AssetSlurmFields,
     Bytes,
     Configs,
     Endpoint,
@@ -98,6 +99,15 @@ HeavyAsset = Literal[
     "training_mds",
     "context_extension_mds",
 ]
+WITHOUT_PARTS = ("prepared_dataset", "c4_shards", "distillation_file")
+"""Each partition of these is made in one go: there is nothing to give to the tasks of an array."""
+
+
+def _with_parts(value: Mapping[HeavyAsset, Mapping[str, str]]) -> Mapping[HeavyAsset, Mapping[str, str]]:
+    for asset, fields in value.items():
+        if fields.get("mode") == "parts" and asset in WITHOUT_PARTS:
+            raise ValueError(f"{asset} cannot have mode: parts, it is made in one go; use mode: run")
+    return value
 
 
 class Dataset(Model):
@@ -153,7 +163,7 @@ class Catalog(Model):
     storage: Storage
     hub: HubSettings
     verify: VerifySettings
-    slurm: Mapping[HeavyAsset, SlurmFields] = {}
+    slurm: Annotated[Mapping[HeavyAsset, AssetSlurmFields], AfterValidator(_with_parts)] = {}
     s3: S3Section
     datasets: tuple[Dataset, ...] = ()
     c4: tuple[ShardSet, ...] = ()

@@ -8,12 +8,25 @@ from typing import Any
 from hfassets.catalog.models import Catalog
 
 
+def slurm_mode(catalog: Catalog, asset: str) -> str:
+    """`run`: each run of the asset is one job; `parts`: its runs are light, and their parts the tasks of job arrays."""
+    return next((fields.get("mode", "run") for name, fields in catalog.slurm.items() if name == asset), "run")
+
+
+def _own(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    """What the section `slurm` asks for, asset by asset."""
+    return {
+        asset: {name: text for name, text in fields.items() if name != "mode"}
+        for asset, fields in catalog.slurm.items()
+    }
+
+
 def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
     """`{"default": fields, "partitions": {pattern: fields}}`: one pattern a dataset that says more, its name literal.
 
     An asset that the catalog says nothing about is heavy all the same: profile and launcher then say how much it gets.
     """
-    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    own = _own(catalog)
     return {
         "default": own.get(asset, {}),
         "partitions": {
@@ -24,7 +37,7 @@ def slurm_request(catalog: Catalog, asset: str) -> dict[str, Any]:
 
 def mixes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     """The same for the files of distillation mixes, one pattern a mix that says more; None when nobody asks."""
-    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    own = _own(catalog)
     each = {f"{glob.escape(mix.name)}/*": dict(mix.slurm) for mix in catalog.distillation if mix.slurm}
     return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}
 
@@ -46,7 +59,7 @@ def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     Reading the Hub needs a network, which compute nodes may not have: only who asks for SLURM, for all shard sets or
     for one of them, gets jobs.
     """
-    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    own = _own(catalog)
     each = {glob.escape(entry.name): dict(entry.slurm) for entry in catalog.c4 if entry.slurm}
     if asset not in own and not each:
         return None
@@ -55,7 +68,7 @@ def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
 
 def recipes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
     """The same for MDS recipes, mixtures and extensions; None when nobody asks."""
-    own: dict[str, dict[str, Any]] = {name: dict(fields) for name, fields in catalog.slurm.items()}
+    own = _own(catalog)
     entries = {"training_mds": catalog.mixtures, "context_extension_mds": catalog.extensions}.get(asset, catalog.mds)
     each = {glob.escape(entry.name): dict(entry.slurm) for entry in entries if entry.slurm}
     return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}

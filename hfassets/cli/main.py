@@ -25,10 +25,17 @@ COMMANDS = {
     "c4": ("hfassets.cli.c4:c4", "Write rows of C4 as JSON lines; verify and fetch them."),
     "catalog": ("hfassets.cli.catalog:catalog", "Declare what you want: catalog.yaml and its lock."),
     "distill": ("hfassets.cli.distill:distill", "Make a distillation mix: sources, quotas, filters, licences."),
+    "down": ("hfassets.cli.service:down", "End Dagster's servers."),
     "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),
     "mds": ("hfassets.cli.mds:mds", "Convert, tokenize, chunk, sample and mix text as MDS for training."),
     "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),
+    "status": ("hfassets.cli.service:status", "Say which of Dagster's servers run, and how to reach them."),
+    "up": ("hfassets.cli.service:up", "Start Dagster for yourself, without root: database, UI, daemon."),
+    "upgrade": (
+        "hfassets.cli.service:upgrade",
+        "After a newer version was installed: drain, back up, migrate, start again.",
+    ),
 }
 
 

@@ -36,7 +36,6 @@ RESOURCE_OPTIONS = {
     "time": "Time limit, like 04:00:00 or 2-00:00:00.",
     "tmp": "Local disk, like 500G.",
 }
-DRAIN_POLL = 2.0
 
 
 @click.group()
@@ -180,6 +179,7 @@ def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | Non
     Afterwards daemon and servers can be stopped without loss. Exit code 1 when runs are left after --timeout.
     """
     from hfassets.slurm.coordinator import DrainableRunCoordinator, begin_drain, end_drain
+    from hfassets.slurm.draining import local_runs, wait_for_local_runs
 
     with _dagster() as instance:
         if undo:
@@ -192,7 +192,7 @@ def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | Non
                 " DrainableRunCoordinator} for the queue to be drained"
             )
         begin_drain(instance, "hfassets slurm drain")
-        left = _local_runs(instance) if no_wait else _wait_for_local_runs(instance, timeout)
+        left = local_runs(instance) if no_wait else wait_for_local_runs(instance, timeout, _say)
         text = "drained: no queued run is started, and no run is left on this host; `--end` starts them again"
         if left:
             text = f"no queued run is started; {counted(len(left), 'run')} still on this host"
@@ -201,26 +201,8 @@ def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | Non
             raise HfassetsError(f"{counted(len(left), 'run')} did not end in time: {', '.join(left[:5])}")
 
 
-def _wait_for_local_runs(instance: DagsterInstance, timeout: float | None) -> list[str]:
-    deadline = None if timeout is None else time.monotonic() + timeout
-    said = -1
-    while left := _local_runs(instance):
-        if len(left) != said:
-            click.echo(f"waiting for {counted(len(left), 'run')} on this host: {', '.join(left[:5])}", err=True)
-            said = len(left)
-        if deadline is not None and time.monotonic() >= deadline:
-            break
-        time.sleep(DRAIN_POLL)
-    return left
-
-
-def _local_runs(instance: DagsterInstance) -> list[str]:
-    from dagster import DagsterRunStatus, RunsFilter
-
-    from hfassets.slurm import tags
-
-    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    return [run.run_id for run in instance.get_runs(RunsFilter(statuses=active)) if tags.record(run) is None]
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _dagster() -> DagsterInstance:

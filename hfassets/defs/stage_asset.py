@@ -6,12 +6,14 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from hfassets.defs.array_backend import array_backend
 from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
 from hfassets.mds.stage import StageOutput
+from hfassets.parts.pool import Backend
 from hfassets.progress import ProgressCallback
 from hfassets.slurm.request import MODE_KEY, REQUEST_KEY
 from hfassets.storage import read_entries
@@ -47,12 +49,14 @@ class Habits:
     run_id: str
     force: bool
     workers: int | None
+    backend: Callable[[int], Backend] | None = None
 
 
 @dataclass(frozen=True)
 class StageAsset:
     """What there is to know of such an asset; each function gets a partition key. `find`: the finished output, if it is
-    there; `outcome`: what Dagster is told of one that was made, with the proof if it was read; `look`: its checks.
+    there; `outcome`: what Dagster is told of one that was made, with the proof if it was read; `look`: its checks;
+    `parts_online`: whether its parts need a network.
     """
 
     spec: dg.AssetSpec
@@ -64,6 +68,7 @@ class StageAsset:
     outcome: Callable[[str, StageOutput, Proof | None], Outcome]
     look: Callable[[StageOutput, Proof], Sequence[Check]]
     pool: str | None = None
+    parts_online: bool = False
 
     @property
     def name(self) -> str:
@@ -110,7 +115,8 @@ def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
                 # A run that only proves: what it finds goes to the repair sensor, which knows budgets and limits.
                 proven(key, there)
             share = quota_share(context.instance)
-            habits = Habits(share, context.run.run_id, config.force or damaged, config.workers)
+            backend = array_backend(context, of.spec, key, progress, online=of.parts_online)
+            habits = Habits(share, context.run.run_id, config.force or damaged, config.workers, backend)
             output = of.make(key, habits, progress)
             proof = proven(key, output) if known is None or damaged or not output.reused else None
             return of.outcome(key, output, proof)
@@ -128,9 +134,9 @@ def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
     return made
 
 
-def heavy(metadata: Mapping[str, Any], request: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata with a request of SLURM, if there is one: then the whole run is one job."""
-    return {**metadata, **({} if request is None else {REQUEST_KEY: dict(request), MODE_KEY: "run"})}
+def heavy(metadata: Mapping[str, Any], request: Mapping[str, Any] | None, mode: str) -> dict[str, Any]:
+    """Metadata with a request of SLURM, if there is one: of the job that a run is, or of the tasks of its arrays."""
+    return {**metadata, **({} if request is None else {REQUEST_KEY: dict(request), MODE_KEY: mode})}
 
 
 def _damage(key: str, proof: Proof) -> DamageFoundError:

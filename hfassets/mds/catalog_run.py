@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hfassets.hub.options import hub_options
 from hfassets.hub.session import HubClient
 from hfassets.mds.stage import StageRun
 from hfassets.mds.tokenizers import tokenizer_folder
+from hfassets.parts.pool import Backend
 from hfassets.progress import ProgressCallback
 from hfassets.storage.state import StateDir
 from hfassets.tokens.engine import TokenizerSource
@@ -21,13 +23,14 @@ PATIENCE = 86_400.0
 
 @dataclass(frozen=True)
 class CatalogRun:
-    """A catalog with the habits of this run."""
+    """A catalog with the habits of this run. `backend`: where parts are made, so many at once; None = here."""
 
     catalog: Catalog
     quota_share: int = 1
     run_id: str = ""
     force: bool = False
     workers: int | None = None
+    backend: Callable[[int], Backend] | None = None
 
     @property
     def state(self) -> StateDir:
@@ -36,8 +39,15 @@ class CatalogRun:
 
     def stage_run(self, workers: int) -> StageRun:
         """The habits of a stage; `workers`: what the catalog says."""
+        count = self.workers or workers
         return StageRun(
-            self.state, self.workers or workers, self.force, self.run_id, lease_wait=PATIENCE, replaces=True
+            self.state,
+            count,
+            self.force,
+            self.run_id,
+            lease_wait=PATIENCE,
+            replaces=True,
+            backend=self.backend(count) if self.backend else None,
         )
 
     def client(self, token_env: str | None, progress: ProgressCallback, *, offline: bool = False) -> HubClient:

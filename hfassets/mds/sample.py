@@ -26,7 +26,7 @@ from hfassets.mds.draw import Survey, Threshold, row_mask, survey_of, threshold
 from hfassets.mds.index import INDEX, read_index, write_merged
 from hfassets.mds.reader import MdsReader, ShardData
 from hfassets.mds.stage import SIDES, STATS, StageOutput, StageRun, find_stage, write_stats
-from hfassets.parts import LocalPool, PartOutput, Plan
+from hfassets.parts import PartOutput, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Note, ProgressCallback, silent
@@ -147,7 +147,7 @@ def make_sampling(sampling: Sampling, run: StageRun, progress: ProgressCallback 
             "shape": sampling.shape.to_dict(), "seed": sampling.seed,
             "members": {member.name: str(member.root.absolute()) for member in sampling.members},
         })  # fmt: skip
-        made = run_parts(plan, sample_part, LocalPool(run.workers), work / "draw", replace=True, progress=progress)
+        made = run_parts(plan, sample_part, run.pool, work / "draw", replace=True, progress=progress)
         temporary = temporary_beside(root)
         try:
             manifest = _assemble(sampling, plan, made.manifests, work / "draw", temporary, progress)
@@ -213,7 +213,7 @@ class _Plan:
         context = {"root": str(self._member.root.absolute()), "seed": self._sampling.seed}
         plan = Plan("survey", 1, {"of": self._member.fingerprint}, {"seed": self._sampling.seed}, parts, context)
         root = self._survey_root
-        run_parts(plan, survey_part, LocalPool(self._run.workers), root, replace=True, progress=self._progress)
+        run_parts(plan, survey_part, self._run.pool, root, replace=True, progress=self._progress)
         return [root / part / SURVEY for part, _ in train]
 
 

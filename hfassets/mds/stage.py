@@ -46,6 +46,11 @@ class StageRun:
     replaces: bool = False
     backend: Backend | None = None
 
+    @property
+    def pool(self) -> Backend:
+        """Where parts are made."""
+        return self.backend or LocalPool(self.workers)
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -140,13 +145,13 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
     ):
         if not run.force and (found := _done(stage)) is not None:
             return found
-        pool, replace = run.backend or LocalPool(run.workers), run.force or run.replaces
+        replace = run.force or run.replaces
         # What is refused because the folder holds something else stays as finished as it was.
         if replace or _planned(stage):
             (root / MANIFEST_FILE).unlink(missing_ok=True)
         for part in stage.plan.parts if run.force else ():
             shutil.rmtree(root / part["name"], ignore_errors=True)
-        result = run_parts(stage.plan, stage.worker, pool, root, replace=replace, progress=progress)
+        result = run_parts(stage.plan, stage.worker, run.pool, root, replace=replace, progress=progress)
         finished = stage.finish(root, result)
         manifest = _manifest(stage, result, finished, started)
         write_manifest(root / MANIFEST_FILE, manifest)

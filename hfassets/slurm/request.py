@@ -23,6 +23,7 @@ MODE_KEY = "slurm/mode"
 NETWORK_KEY = "slurm/network"
 TAG_PREFIX = "slurm/"
 PROFILE = "profile"
+PARTS = "parts"
 NO_NETWORK = "none"
 
 # Tags below `slurm/` that ask for nothing: they may be on any run.
@@ -57,6 +58,11 @@ class Workload:
         return tuple(asset for asset in self.assets if asset.request is not None and asset.mode == "run")
 
     @property
+    def parts(self) -> tuple[AssetRequest, ...]:
+        """The assets that are light themselves, and whose parts are tasks of job arrays."""
+        return tuple(asset for asset in self.assets if asset.request is not None and asset.mode == PARTS)
+
+    @property
     def asked_by_tags(self) -> dict[str, str]:
         """The fields asked for by run tags."""
         return {
@@ -80,8 +86,11 @@ class JobRequest:
 
 
 def is_heavy(workload: Workload) -> bool:
-    """Whether the run belongs on the cluster: a heavy asset, or a tag that asks for resources."""
-    return bool(workload.heavy or workload.asked_by_tags)
+    """Whether the run belongs on the cluster: a heavy asset, or a tag that asks for resources.
+
+    Where parts become tasks of job arrays, tags speak of these.
+    """
+    return bool(workload.heavy) or (bool(workload.asked_by_tags) and not workload.parts)
 
 
 def resolve(workload: Workload, site: Site) -> JobRequest:

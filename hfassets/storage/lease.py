@@ -65,7 +65,7 @@ def lease(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    mine = Holder(socket.gethostname(), _machine(), pid, _process_started(pid), run_id, secrets.token_hex(8))
+    mine = Holder(socket.gethostname(), _machine(), pid, process_started(pid), run_id, secrets.token_hex(8))
     _acquire(path, mine, what, wait, on_wait)
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
@@ -157,7 +157,7 @@ def _parse(data: bytes) -> Holder:
 
 
 def _is_stale(path: Path, holder: Holder) -> bool:
-    if holder.pid and holder.machine == _machine() and _process_started(holder.pid) != holder.process_started:
+    if holder.pid and holder.machine == _machine() and process_started(holder.pid) != holder.process_started:
         return True
     try:
         beat = path.stat().st_mtime
@@ -186,7 +186,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _process_started(pid: int) -> int:
+def process_started(pid: int) -> int:
     """Start time of a process, 0 when there is none; fields 3 (state) and 22 of /proc/<pid>/stat, see proc(5)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from hfassets_tests.service import CHAIN, Service, wait_for
+from hfassets_tests.dagster_service import CHAIN, Service, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hfassets.demo.hub_faults import Fault
-from hfassets_tests.service import CHAIN, Service, flip_byte, wait_for
+from hfassets_tests.dagster_service import CHAIN, Service, flip_byte, wait_for
 
 pytestmark = [pytest.mark.dagster, pytest.mark.timeout(600)]
 

@@ -22,7 +22,7 @@ from hfassets.demo.hub_app import TOKEN
 from hfassets.demo.hub_server import SampleHub
 from hfassets.demo.ui import services
 from hfassets_tests.cluster import Cluster, Postgres
-from hfassets_tests.service import Service, wait_for
+from hfassets_tests.dagster_service import Service, wait_for
 
 ROOT = Path(__file__).parents[2]
 LOCATIONS = {
@@ -214,13 +214,15 @@ def deadly_sbatch(folder: Path) -> Path:
 
 
 MIX = """\
-slurm: {teacher_logits: {memory: 4000M}}
+slurm:
+  teacher_logits: {memory: 4000M}
+  distillation_tokens: {mode: parts, memory: 1500M}
 distillation:
 - name: small
   total_samples: 30
   category_ratios: {instruction_chat: 0, code: 0, math_reasoning: 1, factual_qa: 0}
   datasets: {math: {enabled: false}, numina_cot: {enabled: false}}
-  tokens: {tokenizer: EleutherAI/pythia-70m, max_seq_length: 128}
+  tokens: {tokenizer: EleutherAI/pythia-70m, max_seq_length: 128, part_size: 4kB}
   teacher_config: {enabled: true, model_path: EleutherAI/pythia-70m}
 """
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from hfassets_tests.cluster import Cluster
-from hfassets_tests.service import flip_byte, wait_for
+from hfassets_tests.dagster_service import flip_byte, wait_for
 from hfassets_tests.slurm.deployment import ROOT, SlurmService
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dagster]

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from hfassets_tests.cluster import Cluster, Postgres, missing_commands, postgres_command
-from hfassets_tests.service import wait_for
+from hfassets_tests.dagster_service import wait_for
 from hfassets_tests.slurm.deployment import SlurmService, deployment
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dagster]

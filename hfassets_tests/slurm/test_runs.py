@@ -16,7 +16,7 @@ from dagster import DagsterInstance
 from hfassets.slurm.launcher import SlurmRunLauncher
 from hfassets.slurm.reconciler import Memory, Reconciler
 from hfassets_tests.cluster import Cluster
-from hfassets_tests.service import wait_for
+from hfassets_tests.dagster_service import wait_for
 from hfassets_tests.slurm.deployment import CONFIGS, SlurmService, tick_passes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.dagster]

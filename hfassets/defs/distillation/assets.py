@@ -127,7 +127,7 @@ def distillation_file(location: Location) -> dg.AssetsDefinition:
         kinds={"huggingface", "json"},
         description="Rows of one source of a distillation mix as JSON lines: its quota of the mix, filtered, without "
         "copies, with the metadata that its mapper gives. A file that is to have more rows is extended.",
-        metadata=heavy({NETWORK_KEY: "hub"}, request),
+        metadata=heavy({NETWORK_KEY: "hub"}, request, "run"),
         partitions_def=location.mix_files,
         automation_condition=house_condition(),
         skippable=True,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from hfassets.catalog.slurm_request import mixes_request, teachers_request
+from hfassets.catalog.slurm_request import mixes_request, slurm_mode, teachers_request
 from hfassets.defs.automation import house_condition
 from hfassets.defs.distillation import checks, student_results
 from hfassets.defs.distillation.partitions import FILE, GROUP, LOGITS, OWNERS, TEACHER, TOKENS
@@ -34,7 +34,7 @@ def student_assets(location: Location) -> list[StageAsset]:
 
 
 def _students(location: Location, habits: Habits) -> Students:
-    return Students(location.catalog, habits.quota_share, habits.run_id, habits.force, habits.workers)
+    return Students(location.catalog, habits.quota_share, habits.run_id, habits.force, habits.workers, habits.backend)
 
 
 def _dep(location: Location, key: dg.AssetKey, partitions: dg.StaticPartitionsDefinition) -> dg.AssetDep:
@@ -57,7 +57,7 @@ def _tokens(location: Location) -> StageAsset:
         kinds={"parquet"},
         description="The file of a source as rows of tokens for a student: Parquet with input_ids, attention_mask and "
         "labels as lists of one length, documents joined or packed, an end token behind each.",
-        metadata=heavy({NETWORK_KEY: "hub"}, request),
+        metadata=heavy({NETWORK_KEY: "hub"}, request, slurm_mode(location.catalog, TOKENS.to_user_string())),
         partitions_def=partitions,
         automation_condition=house_condition(),
         skippable=True,
@@ -98,7 +98,11 @@ def _logits(location: Location) -> StageAsset:
         kinds={"parquet", "pytorch"},
         description="What a teacher expects behind each token of the rows: the likeliest tokens with their "
         "log-probabilities, and the mass of all others.",
-        metadata=heavy({NETWORK_KEY: NO_NETWORK}, teachers_request(location.catalog, LOGITS.to_user_string())),
+        metadata=heavy(
+            {NETWORK_KEY: NO_NETWORK},
+            teachers_request(location.catalog, LOGITS.to_user_string()),
+            slurm_mode(location.catalog, LOGITS.to_user_string()),
+        ),
         partitions_def=partitions,
         automation_condition=house_condition(),
         skippable=True,

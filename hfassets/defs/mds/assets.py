@@ -9,7 +9,7 @@ import dagster as dg
 
 from hfassets.catalog.lock import MixturePartition, RecipePartition
 from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
-from hfassets.catalog.slurm_request import recipes_request
+from hfassets.catalog.slurm_request import recipes_request, slurm_mode
 from hfassets.defs.automation import house_condition
 from hfassets.defs.c4.partitions import SHARDS
 from hfassets.defs.distillation.partitions import FILE
@@ -170,14 +170,16 @@ def _asset(location: Location, stage: Stage) -> StageAsset:
         owners=OWNERS,
         kinds=set(stage.kinds),
         description=stage.description,
-        metadata=heavy({NETWORK_KEY: stage.network}, request),
+        metadata=heavy({NETWORK_KEY: stage.network}, request, slurm_mode(location.catalog, stage.name)),
         partitions_def=stage.partitions(location),
         automation_condition=house_condition(),
         skippable=True,
     )
 
     def make(key: str, habits: Habits, progress: ProgressCallback) -> StageOutput:
-        recipes = Recipes(location.catalog, habits.quota_share, habits.run_id, habits.force, habits.workers)
+        recipes = Recipes(
+            location.catalog, habits.quota_share, habits.run_id, habits.force, habits.workers, habits.backend
+        )
         return stage.make(recipes, stage.partition(location, key), progress)
 
     return StageAsset(
@@ -190,4 +192,5 @@ def _asset(location: Location, stage: Stage) -> StageAsset:
         outcome=lambda _, output, proof: results.of_stage(output, names, proof),
         look=lambda output, proof: results.of_checks(output, names, proof),
         pool=HUB_POOL if stage.network == "hub" else None,
+        parts_online=stage.key == TEXT,
     )
