@@ -181,7 +181,7 @@ def drain(undo: bool, no_wait: bool, timeout: float | None, json_path: str | Non
     from hfassets.slurm.coordinator import DrainableRunCoordinator, begin_drain, end_drain
     from hfassets.slurm.draining import local_runs, wait_for_local_runs
 
-    with _dagster() as instance:
+    with dagster_instance() as instance:
         if undo:
             held = end_drain(instance)
             show(json_path, {"drained": False}, "queued runs start again" if held else "the queue was not drained")
@@ -205,7 +205,8 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _dagster() -> DagsterInstance:
+def dagster_instance() -> DagsterInstance:
+    """The instance of DAGSTER_HOME; raises HfassetsError when it cannot be had."""
     from dagster import DagsterInstance
 
     home = os.environ.get("DAGSTER_HOME")

@@ -20,6 +20,9 @@ from hfassets.defs.integrity.sensors import build_sensors
 from hfassets.defs.location import Location
 from hfassets.defs.mds import assets as mds
 from hfassets.defs.mds.partitions import GROUP as MDS_GROUP
+from hfassets.defs.registration import Registrable
+
+SYSTEMS = (hub, c4, distillation, mds)
 
 
 def build_definitions(location: Location) -> dg.Definitions:
@@ -42,7 +45,7 @@ def build_definitions(location: Location) -> dg.Definitions:
             sensors=[
                 *build_sensors(
                     location,
-                    [one for system in (hub, c4, distillation, mds) for one in system.verifiables(location)],
+                    [one for system in SYSTEMS for one in system.verifiables(location)],
                 ),
                 automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP, DISTILLATION_GROUP, MDS_GROUP)),
             ],
@@ -54,3 +57,10 @@ def build_definitions(location: Location) -> dg.Definitions:
                 "not accepted because": location.accepted.error or "",
             },
         )
+
+
+def all_registrables(location: Location) -> list[Registrable]:
+    """All assets whose outputs can be found by their manifests, upstream ones first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [one for system in SYSTEMS for one in system.registrables(location)]

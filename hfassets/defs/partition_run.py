@@ -90,7 +90,7 @@ def run_partitions(
         yield _result(asset, made)
     if len(keys) > 1:
         for key, outcome in made.items():
-            context.log_event(_materialization(asset, key, outcome))
+            context.log_event(materialization(asset, key, outcome))
     for key, outcome in made.items():
         yield from _checks(context, asset, key, outcome.checks)
     if failures:
@@ -106,7 +106,8 @@ def _result(asset: dg.AssetKey, made: Mapping[str, Outcome]) -> dg.MaterializeRe
     )
 
 
-def _materialization(asset: dg.AssetKey, key: str, outcome: Outcome) -> dg.AssetMaterialization:
+def materialization(asset: dg.AssetKey, key: str, outcome: Outcome) -> dg.AssetMaterialization:
+    """A partition's own event."""
     tags = {DATA_VERSION_TAG: outcome.data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
     return dg.AssetMaterialization(asset, partition=key, metadata=outcome.metadata, tags=tags)
 
@@ -125,10 +126,11 @@ def _checks(
                 metadata=check.metadata,
             )
         else:
-            context.log_event(_evaluation(context.instance, asset, key, check))
+            context.log_event(evaluation(context.instance, asset, key, check))
 
 
-def _evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str, check: Check) -> dg.AssetCheckEvaluation:
+def evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str, check: Check) -> dg.AssetCheckEvaluation:
+    """What a check gave for a partition, of its latest materialisation."""
     wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key])
     records = instance.fetch_materializations(wanted, limit=1).records
     target = AssetCheckEvaluationTargetMaterializationData(

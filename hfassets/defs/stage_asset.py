@@ -12,6 +12,7 @@ from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
+from hfassets.defs.registration import Found, Registrable
 from hfassets.mds.stage import StageOutput
 from hfassets.parts.pool import Backend
 from hfassets.progress import ProgressCallback
@@ -86,6 +87,19 @@ def stage_verifiable(location: Location, of: StageAsset) -> Verifiable:
         repair=(of.spec.key,),
         run_config={"ops": {of.spec.key.to_python_identifier(): {"config": {"verify": True}}}},
     )
+
+
+def stage_registrable(location: Location, of: StageAsset) -> Registrable:
+    """How its outputs are found again."""
+
+    def find(key: str) -> Found | None:
+        there = of.find(key)
+        if there is None or of.versions().get(key) is None:
+            return None
+        return Found(there.fingerprint, lambda: of.outcome(key, there, None))
+
+    keys = of.spec.partitions_def.get_partition_keys() if of.spec.partitions_def else []
+    return Registrable(of.spec.key, keys, find, location.state.ledger(of.name), of.versions)
 
 
 def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:

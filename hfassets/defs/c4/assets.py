@@ -20,6 +20,7 @@ from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
+from hfassets.defs.registration import Found, Registrable
 from hfassets.errors import DataError
 from hfassets.hub.session import HubClient, hub_options
 from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
@@ -99,6 +100,28 @@ def _spec(location: Location) -> dg.AssetSpec:
         automation_condition=house_condition(),
         skippable=True,
     )
+
+
+def registrables(location: Location) -> list[Registrable]:
+    """How shard sets are found again."""
+
+    def request(key: str) -> ShardSetRequest:
+        partition = location.shard_set(key)
+        return shard_set_request(location.catalog, partition.shard_set, partition.commit)
+
+    def find(key: str) -> Found | None:
+        wanted = request(key)
+        found = find_shard_set(wanted)
+        manifest, store = published(wanted) if found is not None else (None, None)
+        if found is None or manifest is None or store is None:
+            return None
+        return Found(
+            found.fingerprint, lambda: results.of_shard_set(found, sample_proof(manifest, store), told_by_s3=False)
+        )
+
+    keys = location.shard_sets.get_partition_keys()
+    ledger = location.state.ledger(SHARDS.to_user_string())
+    return [Registrable(SHARDS, keys, find, ledger, lambda: {key: request(key).fingerprint for key in keys})]
 
 
 def c4_shards(location: Location) -> dg.AssetsDefinition:

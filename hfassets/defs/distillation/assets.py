@@ -1,22 +1,24 @@
 """Distillation mixes as assets: thin over `hfassets.distillation`, one partition a source's file, one a mix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from hfassets.catalog import MixPartition
 from hfassets.catalog.slurm_request import mixes_request
 from hfassets.defs.automation import house_condition
 from hfassets.defs.distillation import checks, results
 from hfassets.defs.distillation.partitions import FILE, GROUP, OWNERS, SOURCES, SUMMARY
-from hfassets.defs.distillation.students import student_assets, teacher_model
+from hfassets.defs.distillation.students import student_assets, teacher_model, teacher_registrables
 from hfassets.defs.hub.partitions import HUB_POOL
 from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
-from hfassets.defs.stage_asset import heavy, stage_asset, stage_verifiable
+from hfassets.defs.registration import Found, Registrable
+from hfassets.defs.stage_asset import heavy, stage_asset, stage_registrable, stage_verifiable
 from hfassets.distillation.from_catalog import mix_run
 from hfassets.distillation.licences import licence_of
 from hfassets.distillation.mix import find_all, find_one, make_mix, make_one
@@ -78,6 +80,53 @@ def verifiables(location: Location) -> list[Verifiable]:
         ),
         *(stage_verifiable(location, one) for one in student_assets(location)),
     ]
+
+
+def registrables(location: Location) -> list[Registrable]:
+    """How files of mixes, their summaries, and what students train on are found again."""
+    if not location.mix_files.get_partition_keys():
+        return []
+
+    def run(partition: MixPartition) -> MixRun:
+        return mix_run(location.catalog, partition.mix, partition.commits, partition.tokenizer_commit)
+
+    def file(key: str) -> Found | None:
+        partition = location.mix_file(key)
+        found = find_one(run(partition), partition.source)
+        if found is None:
+            return None
+        licence = licence_of(partition.source, partition.mix.datasets[partition.source].license)
+        return Found(
+            found.fingerprint,
+            lambda: results.of_file(
+                found, prove_source_file(found, whole=False), licence, first_records(found.path, FIRST)
+            ),
+        )
+
+    def summary(key: str) -> Found | None:
+        wanted = run(location.mix(key))
+        try:
+            made = find_all(wanted)
+        except DataError:
+            return None
+        version = mix_fingerprint([one.fingerprint for one in made.values()])
+        return Found(version, lambda: _summed_up(wanted, made)) if (wanted.output / SUMMARY_FILE).exists() else None
+
+    mixes = location.mixes.get_partition_keys()
+    ledger = location.state.ledger(FILE.to_user_string())
+    return [
+        Registrable(FILE, location.mix_files.get_partition_keys(), file, ledger, lambda: location.mix_file_versions),
+        Registrable(SUMMARY, mixes, summary),
+        *teacher_registrables(location),
+        *(stage_registrable(location, one) for one in student_assets(location)),
+    ]
+
+
+def _summed_up(run: MixRun, made: Mapping[str, SourceFile]) -> Outcome:
+    document = summary_of(run.output, run.mix, run.quotas())
+    licences = {name: licence_of(name, source.license) for name, source in run.mix.datasets.items()}
+    fingerprint = mix_fingerprint([one.fingerprint for one in made.values()])
+    return results.of_mix(fingerprint, document, list(made.values()), licences, str(run.output / SUMMARY_FILE))
 
 
 def source_key(repo: str) -> dg.AssetKey:
@@ -217,11 +266,7 @@ def distillation_summary(location: Location) -> dg.AssetsDefinition:
             for name, one in made.items():
                 if one.rows > before[name].rows:
                     _tell_extended(context, f"{key}/{one.category}/{name}", one)
-            document = summary_of(run.output, run.mix, run.quotas())
-            licences = {name: licence_of(name, source.license) for name, source in run.mix.datasets.items()}
-            fingerprint = mix_fingerprint([one.fingerprint for one in made.values()])
-            path = str(run.output / SUMMARY_FILE)
-            return results.of_mix(fingerprint, document, list(made.values()), licences, path)
+            return _summed_up(run, made)
 
         def check(key: str) -> Sequence[Check]:
             run = _run(location, key, context, of_mix=True)

@@ -13,8 +13,9 @@ from hfassets.defs.location import Location
 from hfassets.defs.partition_run import Check, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
+from hfassets.defs.registration import Found, Registrable
 from hfassets.defs.stage_asset import Habits, StageAsset, heavy
-from hfassets.errors import DataError
+from hfassets.errors import DataError, HfassetsError
 from hfassets.mds.stage import StageOutput
 from hfassets.packed.folder import finished_splits
 from hfassets.packed.from_catalog import Students
@@ -22,7 +23,7 @@ from hfassets.packed.logits import close_account as close_positions
 from hfassets.packed.shards import find_shards, verify_shards
 from hfassets.packed.stage import close_account
 from hfassets.packed.teacher_model import TeacherModel, check_vocabulary
-from hfassets.progress import ProgressCallback
+from hfassets.progress import ProgressCallback, silent
 from hfassets.slurm.request import NETWORK_KEY, NO_NETWORK
 
 
@@ -154,11 +155,7 @@ def teacher_model(location: Location) -> list[dg.AssetsDefinition]:
         students = Students(location.catalog, quota_share(context.instance), context.run.run_id)
 
         def compared(key: str, model: TeacherModel) -> list[Check]:
-            words = students.student_vocabulary(location.mix(key), progress)
-            try:
-                return student_results.teacher_checks(check_vocabulary(f"the mix {key}", words, model))
-            except DataError as error:
-                raise student_results.another_vocabulary(key, error) from error
+            return _compared(location, students, key, model, progress)
 
         def make(key: str) -> Outcome:
             model = students.teacher_model(location.mix(key), progress)
@@ -172,3 +169,28 @@ def teacher_model(location: Location) -> list[dg.AssetsDefinition]:
         )
 
     return [models]
+
+
+def teacher_registrables(location: Location) -> list[Registrable]:
+    """How teachers are found again: in the cache, without the network."""
+    students = Students(location.catalog)
+
+    def find(key: str) -> Found | None:
+        try:
+            model = students.teacher_model(location.mix(key), offline=True)
+        except HfassetsError:
+            return None
+        outcome = student_results.of_teacher(model, _compared(location, students, key, model, silent))
+        return Found(outcome.data_version, lambda: outcome)
+
+    return [Registrable(TEACHER, location.teacher_mixes.get_partition_keys(), find)]
+
+
+def _compared(
+    location: Location, students: Students, key: str, model: TeacherModel, progress: ProgressCallback
+) -> list[Check]:
+    words = students.student_vocabulary(location.mix(key), progress)
+    try:
+        return student_results.teacher_checks(check_vocabulary(f"the mix {key}", words, model))
+    except DataError as error:
+        raise student_results.another_vocabulary(key, error) from error

@@ -26,15 +26,18 @@ from hfassets.defs.location import DAY, Location
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
+from hfassets.defs.registration import Found, Registrable
 from hfassets.hub.acquire import SnapshotRequest, find_snapshot, take_snapshot
 from hfassets.hub.inventory import inventory as take_inventory
 from hfassets.hub.layout import RepoCache
 from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
-from hfassets.hub.prove import declared_rows, prove_prepared, prove_snapshot
+from hfassets.hub.prove import SnapshotProof, declared_rows, prove_prepared, prove_snapshot
 from hfassets.hub.session import HubClient, hub_options
 from hfassets.hub.verify import verify_cache
+from hfassets.progress import ProgressCallback, silent
 from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
 from hfassets.storage import read_entries
+from hfassets.storage.ledger import read_entry
 
 
 class SnapshotConfig(dg.Config):
@@ -136,6 +139,99 @@ def _spec(
     )
 
 
+def snapshot_request(
+    location: Location, key: str, *, workers: int = 8, force: bool = False, run_id: str = ""
+) -> SnapshotRequest:
+    """What the catalog asks for of a partition's raw files."""
+    partition = location.partition(key)
+    dataset = partition.dataset
+    return SnapshotRequest(
+        RepoCache(location.hub_cache, dataset.repo),
+        partition.commit,
+        location.state,
+        partition.config,
+        files=dataset.files,
+        include=dataset.include,
+        exclude=dataset.exclude,
+        key=key,
+        revision=None if dataset.revision == partition.commit else dataset.revision,
+        workers=workers,
+        max_bytes=dataset.max_bytes,
+        transfer=dataset.transfer,
+        force=force,
+        run_id=run_id,
+    )
+
+
+def prepare_request(location: Location, key: str, *, force: bool = False, run_id: str = "") -> PrepareRequest:
+    """What the catalog asks for of a partition's Arrow files."""
+    partition = location.partition(key)
+    return PrepareRequest(
+        RepoCache(location.hub_cache, partition.dataset.repo),
+        partition.config,
+        partition.commit,
+        location.catalog.storage.datasets_cache,
+        location.state,
+        num_proc=partition.dataset.num_proc,
+        force=force,
+        key=key,
+        run_id=run_id,
+    )
+
+
+def registrables(location: Location) -> list[Registrable]:
+    """How the outputs of the chain are found again, in its order."""
+    keys = list(location.commits)
+
+    def snapshot(key: str) -> Found | None:
+        found = find_snapshot(snapshot_request(location, key))
+        return None if found is None else Found(found.fingerprint, lambda: results.of_snapshot(found, ()))
+
+    def verified(key: str) -> Found | None:
+        entry = read_entry(_ledger(location, VERIFIED), key)
+        if entry is None or find_snapshot(snapshot_request(location, key)) is None:
+            return None
+        proof = _prove(location, key)
+        return Found(proof.fingerprint, lambda: results.of_proof(proof))
+
+    def prepared(key: str) -> Found | None:
+        partition = location.partition(key)
+        found = find_prepared(prepare_request(location, key))
+        if found is None:
+            return None
+        repo = RepoCache(location.hub_cache, partition.dataset.repo)
+        declared = declared_rows(repo, partition.commit, partition.config)
+        return Found(found.fingerprint, lambda: results.of_prepared(found, declared))
+
+    return [
+        Registrable(SNAPSHOT, keys, snapshot),
+        Registrable(VERIFIED, keys, verified, _ledger(location, VERIFIED), lambda: location.commits),
+        Registrable(PREPARED, keys, prepared, _ledger(location, PREPARED), lambda: location.commits),
+    ]
+
+
+def _prove(
+    location: Location,
+    key: str,
+    *,
+    workers: int | None = None,
+    full: bool = False,
+    progress: ProgressCallback = silent,
+) -> SnapshotProof:
+    partition = location.partition(key)
+    return prove_snapshot(
+        RepoCache(location.hub_cache, partition.dataset.repo),
+        partition.commit,
+        location.state,
+        key,
+        _ledger(location, VERIFIED),
+        workers=workers,
+        full=full,
+        max_age_s=location.verify.max_age_days * DAY,
+        progress=progress,
+    )
+
+
 def hub_snapshot(location: Location) -> dg.AssetsDefinition:
     """The raw files of a config at the pinned commit."""
     spec = _spec(
@@ -159,23 +255,8 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
         progress = log_progress(context)
 
         def request(key: str) -> SnapshotRequest:
-            partition = location.partition(key)
-            dataset = partition.dataset
-            return SnapshotRequest(
-                RepoCache(location.hub_cache, dataset.repo),
-                partition.commit,
-                location.state,
-                partition.config,
-                files=dataset.files,
-                include=dataset.include,
-                exclude=dataset.exclude,
-                key=key,
-                revision=None if dataset.revision == partition.commit else dataset.revision,
-                workers=config.workers,
-                max_bytes=dataset.max_bytes,
-                transfer=dataset.transfer,
-                force=config.force,
-                run_id=context.run.run_id,
+            return snapshot_request(
+                location, key, workers=config.workers, force=config.force, run_id=context.run.run_id
             )
 
         def make(key: str) -> Outcome:
@@ -223,18 +304,7 @@ def verified_hub_cache(location: Location) -> dg.AssetsDefinition:
         progress = log_progress(context)
 
         def make(key: str) -> Outcome:
-            partition = location.partition(key)
-            proof = prove_snapshot(
-                RepoCache(location.hub_cache, partition.dataset.repo),
-                partition.commit,
-                location.state,
-                key,
-                _ledger(location, VERIFIED),
-                workers=config.workers,
-                full=config.full,
-                max_age_s=location.verify.max_age_days * DAY,
-                progress=progress,
-            )
+            proof = _prove(location, key, workers=config.workers, full=config.full, progress=progress)
             if not proof.report.intact:
                 raise results.snapshot_damage(proof)
             return results.of_proof(proof)
@@ -271,18 +341,7 @@ def prepared_dataset(location: Location) -> dg.AssetsDefinition:
         ledger = _ledger(location, PREPARED)
 
         def request(key: str, *, force: bool = False) -> PrepareRequest:
-            partition = location.partition(key)
-            return PrepareRequest(
-                RepoCache(location.hub_cache, partition.dataset.repo),
-                partition.config,
-                partition.commit,
-                location.catalog.storage.datasets_cache,
-                location.state,
-                num_proc=partition.dataset.num_proc,
-                force=force,
-                key=key,
-                run_id=context.run.run_id,
-            )
+            return prepare_request(location, key, force=force, run_id=context.run.run_id)
 
         def proven(made: PreparedDataset, key: str) -> None:
             damage = prove_prepared(made, key, ledger, progress)

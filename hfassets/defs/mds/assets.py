@@ -18,7 +18,8 @@ from hfassets.defs.integrity.registry import Verifiable
 from hfassets.defs.location import Location
 from hfassets.defs.mds import checks, results
 from hfassets.defs.mds.partitions import CHUNKED, EXTENSION, GROUP, OWNERS, SAMPLED, SOURCES, TEXT, TOKENIZED, TRAINING
-from hfassets.defs.stage_asset import Habits, StageAsset, heavy, stage_asset, stage_verifiable
+from hfassets.defs.registration import Registrable
+from hfassets.defs.stage_asset import Habits, StageAsset, heavy, stage_asset, stage_registrable, stage_verifiable
 from hfassets.mds.from_catalog import Recipes
 from hfassets.mds.stage import StageOutput, find_stage
 from hfassets.mds.verify import verify_mds
@@ -110,6 +111,11 @@ def build_assets(location: Location) -> list[dg.AssetsDefinition | dg.AssetSpec]
 def verifiables(location: Location) -> list[Verifiable]:
     """What the re-verification and repair sensors watch of the group."""
     return [stage_verifiable(location, one) for one in mds_assets(location)]
+
+
+def registrables(location: Location) -> list[Registrable]:
+    """How the outputs of the group are found again, in order."""
+    return [stage_registrable(location, one) for one in mds_assets(location)]
 
 
 def mds_assets(location: Location) -> list[StageAsset]:
