@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -172,3 +174,16 @@ def hub_env(tmp_path: Path, sample_hub: SampleHub, monkeypatch: pytest.MonkeyPat
         if name in os.environ
     }
     return ClientEnvironment(sample_hub, home, {**kept, **settings})
+
+
+@pytest.fixture(scope="session")
+def streaming() -> Any:
+    """The unmodified library. Its torchvision is built for CUDA and asks for two operators that a CPU torch lacks."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    found = importlib.import_module("streaming")
+    found._library = library
+    return found

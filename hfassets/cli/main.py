@@ -22,6 +22,7 @@ from hfassets.errors import CatalogError, HfassetsError, UsageError
 
 # noun -> (module:attribute, one line of help), so that listing the commands imports none of them.
 COMMANDS = {
+    "adopt": ("hfassets.cli.adopt:adopt", "Take over caches and folders that somebody else has written."),
     "c4": ("hfassets.cli.c4:c4", "Write rows of C4 as JSON lines; verify and fetch them."),
     "catalog": ("hfassets.cli.catalog:catalog", "Declare what you want: catalog.yaml and its lock."),
     "distill": ("hfassets.cli.distill:distill", "Make a distillation mix: sources, quotas, filters, licences."),

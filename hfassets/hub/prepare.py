@@ -47,7 +47,9 @@ _COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip", ".7z")
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What to prepare, and where. `key` names the manifest (default `<repo>:<config>`); `num_proc` None = 1."""
+    """What to prepare, and where. `key` names the manifest (default `<repo>:<config>`); `num_proc` None = 1;
+    `only_existing`: take over what `load_dataset` has left there, and prepare nothing.
+    """
 
     repo: RepoCache
     config: str
@@ -59,6 +61,7 @@ class PrepareRequest:
     key: str | None = None
     run_id: str = ""
     lease_wait: float = 0.0
+    only_existing: bool = False
 
     @property
     def name(self) -> str:
@@ -180,6 +183,8 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
             return _record(
                 request, folder, folder, present, resolved.data_files, started, reused=True, progress=progress
             )
+    if request.only_existing:
+        raise DataError(f"{request.name}: not prepared as a whole in {folder}")
     _require_space(request, resolved, snapshot)
     with _container(folder) as container:
         output, errors = container / "data", container / "errors.log"

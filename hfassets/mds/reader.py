@@ -184,7 +184,7 @@ def read_raw(folder: Path, shard: Shard, *, verify: bool = True) -> bytes:
     if zipped is not None and (zipped.exists() or not raw.exists()):
         packed = _read(zipped)
         if verify:
-            _prove(packed, shard.entry["zip_data"], zipped)
+            prove(packed, shard.entry["zip_data"], zipped)
         try:
             data: bytes = zstd.decompress(packed)
         except zstd.Error as error:
@@ -195,7 +195,7 @@ def read_raw(folder: Path, shard: Shard, *, verify: bool = True) -> bytes:
         return data
     data = _read(raw)
     if verify:
-        _prove(data, shard.entry["raw_data"], raw)
+        prove(data, shard.entry["raw_data"], raw)
     elif len(data) != shard.raw_bytes:
         raise IntegrityError(f"{raw}: {len(data):,} B, the index says {shard.raw_bytes:,}")
     return data
@@ -240,7 +240,8 @@ def _read(path: Path) -> bytes:
         raise IntegrityError(f"{path}: the index names it, and it is not there") from None
 
 
-def _prove(data: bytes, described: Any, path: Path) -> None:
+def prove(data: bytes, described: Any, path: Path) -> None:
+    """Hold a file's bytes against what an index says of it; raises IntegrityError, DataError for an unknown hash."""
     if len(data) != described["bytes"]:
         raise IntegrityError(f"{path}: {len(data):,} B, the index says {described['bytes']:,}")
     for algorithm, expected in (described.get("hashes") or {}).items():

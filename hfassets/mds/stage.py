@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from hfassets.errors import IntegrityError
+from hfassets.errors import DataError, IntegrityError
 from hfassets.hub.hashing import hash_file
 from hfassets.mds.index import INDEX
 from hfassets.parts import LocalPool, PartsResult, Plan
@@ -29,6 +29,8 @@ from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_man
 from hfassets.storage.state import StateDir
 
 STATS = "stats.json"
+ADOPTED = "adopted.json"
+"""The manifest of a folder that somebody else has written (see hfassets.adopt): it is what it is, whatever is asked."""
 SIDES = ("train", "validation")
 
 
@@ -73,6 +75,11 @@ class StageOutput:
     parts_reused: int = 0
 
     @property
+    def adopted(self) -> bool:
+        """Whether somebody else has written it."""
+        return bool(self.manifest.recorded.get("adopted"))
+
+    @property
     def fingerprint(self) -> str:
         """Of its identity."""
         return self.manifest.fingerprint
@@ -110,7 +117,7 @@ class Stage:
 def find_stage(root: Path) -> StageOutput | None:
     """The finished output in a folder, whatever was asked for; None when there is none or a file is missing."""
     try:
-        manifest = read_manifest(root / MANIFEST_FILE)
+        manifest = read_stage_manifest(root)
     except IntegrityError:
         return None
     if manifest is None:
@@ -119,6 +126,12 @@ def find_stage(root: Path) -> StageOutput | None:
     if any(not _has_size(root / file.path, file.size) for file in manifest.files if file.path not in removed):
         return None
     return StageOutput(root, manifest)
+
+
+def read_stage_manifest(root: Path) -> Manifest | None:
+    """That of a finished folder, made here or adopted; raises IntegrityError for one that was edited or damaged."""
+    adopted = read_manifest(root / ADOPTED)
+    return adopted if adopted is not None else read_manifest(root / MANIFEST_FILE)
 
 
 def removed_files(root: Path, manifest: Manifest) -> set[str]:
@@ -145,6 +158,8 @@ def make_stage(stage: Stage, run: StageRun, progress: ProgressCallback = silent)
     ):
         if not run.force and (found := _done(stage)) is not None:
             return found
+        if (root / ADOPTED).exists():
+            raise DataError(f"{root}: adopted, written by somebody else; it is not made again, not even by force")
         replace = run.force or run.replaces
         # What is refused because the folder holds something else stays as finished as it was.
         if replace or _planned(stage):
@@ -175,6 +190,8 @@ def _planned(stage: Stage) -> bool:
 
 def _done(stage: Stage) -> StageOutput | None:
     found = find_stage(stage.root)
+    if found is not None and found.adopted:
+        return found
     if found is None or found.fingerprint != stage.expected.fingerprint:
         return None
     brought = all(stage.plan.done(stage.root, index) for index in range(len(stage.plan.parts)))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.index import INDEX, Shard, collect, index_bytes, read_index
-from hfassets.mds.stage import SIDES
+from hfassets.mds.stage import ADOPTED, SIDES
 from hfassets.parts.plan import MANIFEST_FILE, elsewhere
 from hfassets.storage.manifest import read_manifest
 from hfassets.storage.state import file_name
@@ -48,9 +48,12 @@ def upstream(root: Path) -> Upstream:
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
     try:
-        manifest = read_manifest(root / MANIFEST_FILE)
+        adopted = read_manifest(root / ADOPTED)
+        manifest = None if adopted is not None else read_manifest(root / MANIFEST_FILE)
     except IntegrityError as error:
         raise DataError(str(error)) from None
+    if adopted is not None:
+        return replace(_foreign(root), fingerprint=adopted.fingerprint)
     if manifest is not None:
         names = sorted({file.path.split("/")[0] for file in manifest.files if "/" in file.path})
         found = []

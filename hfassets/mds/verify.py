@@ -14,10 +14,9 @@ from hfassets.errors import DataError, HfassetsError, IntegrityError
 from hfassets.hub.hashing import hash_file
 from hfassets.mds.index import INDEX, collect, read_index
 from hfassets.mds.reader import parse_shard, read_raw
-from hfassets.mds.stage import removed_files
-from hfassets.parts.plan import MANIFEST_FILE
+from hfassets.mds.stage import read_stage_manifest, removed_files
 from hfassets.progress import Progress, ProgressCallback, silent
-from hfassets.storage.manifest import Manifest, OutputFile, read_manifest
+from hfassets.storage.manifest import Manifest, OutputFile
 from hfassets.tokens.account import TokenAccount
 
 
@@ -47,7 +46,7 @@ def verify_mds(root: Path, progress: ProgressCallback = silent) -> VerifiedMds:
     faults: list[str] = []
     manifest: Manifest | None = None
     try:
-        manifest = read_manifest(root / MANIFEST_FILE)
+        manifest = read_stage_manifest(root)
     except IntegrityError as error:
         faults.append(str(error))
     if manifest is None and not faults and not any(root.rglob(INDEX)):
@@ -130,7 +129,7 @@ def _chain(manifest: Manifest | None, faults: list[str]) -> tuple[str, ...]:
         chain.append(f"{one.stage} {one.fingerprint[:12]}")
         for name, place in (one.recorded.get("made_from") or {}).items():
             try:
-                before = read_manifest(Path(place) / MANIFEST_FILE)
+                before = read_stage_manifest(Path(place))
             except IntegrityError as error:
                 faults.append(str(error))
                 continue
@@ -150,4 +149,6 @@ def _source(inputs: Any) -> str:
         return f"{inputs['repo']} at {inputs['commit']}"
     if "files" in inputs:
         return f"{len(inputs['files']):,} files, by their SHA-256"
+    if "content" in inputs:
+        return "somebody else, adopted"
     return f"{len(inputs['urls']):,} URLs" if "urls" in inputs else "an MDS of somebody else"

@@ -60,10 +60,10 @@ def of_checks(made: StageOutput, names: tuple[str, ...], proof: Proof | None) ->
     if checks.SHARES_AS_ASKED in names:
         off = [
             f"{one['name']} has {one['share_got']:.4f} of {one['share_asked']:.4f}"
-            for one in made.details["members"]
+            for one in made.details.get("members", ())
             if one["share_asked"] is not None and abs(one["share_got"] - one["share_asked"]) > SHARE_TOLERANCE
         ]
-        shares = ", ".join(f"{one['name']} {one['share_got']:.4f}" for one in made.details["members"])
+        shares = ", ".join(f"{one['name']} {one['share_got']:.4f}" for one in made.details.get("members", ()))
         found.append(Check(checks.SHARES_AS_ASKED, not off, "; ".join(off) or shares))
     return found
 
