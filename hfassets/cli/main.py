@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": ("hfassets.cli.doctor:doctor", "Say what is wrong with a deployment, and put right what can be."),
     "hub": ("hfassets.cli.hub:hub", "Download, verify, repair and prepare Hub datasets."),
     "mds": ("hfassets.cli.mds:mds", "Convert, tokenize, chunk, sample and mix text as MDS for training."),
+    "prune": ("hfassets.cli.prune:prune", "Delete old runs from Dagster; no partition loses its state."),
     "register": ("hfassets.cli.register:register", "Tell Dagster of what lies on disk, by its manifests."),
     "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),
     "status": ("hfassets.cli.service:status", "Say which of Dagster's servers run, and how to reach them."),

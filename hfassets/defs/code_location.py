@@ -64,3 +64,8 @@ def all_registrables(location: Location) -> list[Registrable]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [one for system in SYSTEMS for one in system.registrables(location)]
+
+
+def check_keys(location: Location) -> list[dg.AssetCheckKey]:
+    """All checks of the location."""
+    return sorted(build_definitions(location).resolve_asset_graph().asset_check_keys)
