@@ -132,6 +132,11 @@ def accept(path: Path, *, record: bool = True) -> Accepted:
     return Accepted(candidate.sha, candidate.catalog, candidate.lock, members, path, notes=tuple(notes))
 
 
+def accepted_copy(accepted: Accepted, sha: str) -> tuple[Partition, ...]:
+    """The partitions of a catalog that was accepted before; raises CatalogError when its copy is not there any more."""
+    return _load_copy(accepted.path, StateDir(accepted.catalog.storage.state_dir).catalogs / sha).partitions
+
+
 def examine(path: Path) -> Candidate:
     """Read and validate the catalog and its lock as they are now; raises CatalogError with every mistake."""
     return _validate(_read(path), path, path.absolute().parent)

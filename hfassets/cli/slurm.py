@@ -128,6 +128,28 @@ def _follow(client: Any, job_id: str, log: Path, json_path: str | None, document
         raise SystemExit(detail.exit_code if detail.exit_code and not detail.signal else 1)
 
 
+@slurm.command("continue")
+@click.option("--at-most", type=click.IntRange(1), default=10, show_default=True, help="Jobs in a row.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def continue_(at_most: int, command: tuple[str, ...]) -> None:
+    """In a batch script: run COMMAND, and go on in another job when this one ends before it: … continue -- CMD …
+
+    The next job waits from the beginning (afterany): it begins whatever ends this one, its time limit or its node. It
+    is cancelled once COMMAND has come to its own end, good or bad, or somebody cancels this job. The exit code is
+    COMMAND's; with 75 it says itself that it was cut off.
+    """
+    from hfassets.slurm.client import SlurmClient
+    from hfassets.slurm.continuing import run_and_continue
+    from hfassets.slurm.errors import SlurmError
+
+    again = [sys.executable, "-m", "hfassets.cli.main", "slurm", "continue", "--at-most", str(at_most), "--", *command]
+    try:
+        code = run_and_continue(command, again, at_most=at_most, client=SlurmClient(), environment=os.environ, say=_say)
+    except SlurmError as error:
+        raise HfassetsError(str(error)) from error
+    raise SystemExit(code)
+
+
 @slurm.command()
 @click.option("--all", "ended", is_flag=True, help="Also those that ended lately.")
 @json_option

@@ -11,6 +11,7 @@ from hfassets.defs.c4 import assets as c4
 from hfassets.defs.c4.partitions import GROUP as C4_GROUP
 from hfassets.defs.distillation import assets as distillation
 from hfassets.defs.distillation.partitions import GROUP as DISTILLATION_GROUP
+from hfassets.defs.expected import expectation
 from hfassets.defs.hub import assets as hub
 from hfassets.defs.hub.partitions import GROUP
 from hfassets.defs.hub.sensors import full_sweep
@@ -21,6 +22,7 @@ from hfassets.defs.location import Location
 from hfassets.defs.mds import assets as mds
 from hfassets.defs.mds.partitions import GROUP as MDS_GROUP
 from hfassets.defs.registration import Registrable
+from hfassets.slurm.request import EXPECTS_KEY
 
 SYSTEMS = (hub, c4, distillation, mds)
 
@@ -52,6 +54,7 @@ def build_definitions(location: Location) -> dg.Definitions:
             # Parallelism belongs to the parts of a step, not to processes of steps.
             executor=dg.in_process_executor,
             metadata={
+                EXPECTS_KEY: expectation(location.accepted),
                 "catalog": dg.MetadataValue.path(str(location.path)),
                 "accepted": location.accepted.sha,
                 "not accepted because": location.accepted.error or "",

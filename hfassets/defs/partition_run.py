@@ -17,6 +17,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from hfassets.catalog import Accepted
+from hfassets.defs.expected import refuse_changed
 from hfassets.errors import HfassetsError
 
 # The tags under which Dagster keeps a materialisation's data version.
@@ -57,7 +59,7 @@ def run_partitions(
     context: dg.AssetExecutionContext,
     asset: dg.AssetKey,
     *,
-    catalog_sha: str,
+    accepted: Accepted,
     umask: int | None,
     make: Callable[[str], Outcome],
     check: Callable[[str], Sequence[Check]],
@@ -68,7 +70,7 @@ def run_partitions(
     """
     if umask is not None:
         os.umask(umask)
-    context.instance.add_run_tags(context.run.run_id, {"hfassets/catalog": catalog_sha})
+    context.instance.add_run_tags(context.run.run_id, {"hfassets/catalog": accepted.sha})
     if not context.has_partition_key and not context.has_partition_key_range:
         raise dg.Failure(f"{asset.to_user_string()} is partitioned; choose the partitions to work on")
     keys = list(context.partition_keys)
@@ -77,6 +79,7 @@ def run_partitions(
     only_checks = asset not in context.op_execution_context.selected_asset_keys
     for key in keys:
         try:
+            refuse_changed(context.run, accepted, key)
             if only_checks:
                 yield from _checks(context, asset, key, check(key))
             else:

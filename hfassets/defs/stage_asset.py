@@ -142,7 +142,7 @@ def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
             return of.look(found, proven(key, found))
 
         yield from run_partitions(
-            context, of.spec.key, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+            context, of.spec.key, accepted=location.accepted, umask=location.umask, make=make, check=check
         )
 
     return made

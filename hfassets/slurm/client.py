@@ -60,13 +60,15 @@ class SlurmClient:
         self.cluster = cluster
         self._timeout_s = timeout_s
 
-    def submit(self, script: str, timeout_s: float | None = None) -> tuple[str, str | None]:
+    def submit(self, script: str, timeout_s: float | None = None, more: Sequence[str] = ()) -> tuple[str, str | None]:
         """(job id, cluster) of a new job; the script goes by stdin, so that nothing of it is in a process list.
+
+        `more`: options of sbatch besides those in the script.
 
         Raises RefusedError with the cluster's own words and what to change, DeferredError when the cluster may take
         the same later; `unknown` is set when it may have taken it already.
         """
-        command = ["sbatch", "--parsable", *self._on("--clusters")]
+        command = ["sbatch", "--parsable", *self._on("--clusters"), *more]
         try:
             done = self._run(command, script, timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -128,6 +130,15 @@ class SlurmClient:
         how = [f"--signal={signal}", *([] if steps else ["--batch"])] if signal else []
         for chunk in _chunks(job_ids):
             self._ask(["scancel", *self._on("--clusters"), *how, *chunk], accept=(_FORGOTTEN, "already completed"))
+
+    def shown(self, job_id: str) -> dict[str, str]:
+        """What scontrol shows of a job, by its names; values are cut at a space. Raises UnreachableError."""
+        command = ["scontrol", *self._on("--cluster"), "--oneliner", "show", "job", job_id]
+        return dict(re.findall(r"(\S+?)=(\S*)", self._ask(command, accept=(_FORGOTTEN,))))
+
+    def batch_script(self, job_id: str) -> str:
+        """The script of a job that lives. Raises UnreachableError, SlurmError."""
+        return self._ask(["scontrol", *self._on("--cluster"), "write", "batch_script", job_id, "-"])
 
     def detail(self, job_id: str) -> JobDetail | None:
         """What scontrol, and where there is accounting sacct, know of a job; None when both have forgotten it.

@@ -42,7 +42,7 @@ from hfassets.slurm.settings import ROUTES, Settings, parse_settings, references
 from hfassets.slurm.submission import Place, Submitter, plan_attempt
 from hfassets.slurm.tags import RunRecord
 from hfassets.slurm.termination import terminate
-from hfassets.slurm.workload import workload
+from hfassets.slurm.workload import expectation, workload
 
 LOCAL_STARTS = 2
 """Local runs started at once. A code server has few threads, keeps one for each start until the run's process has
@@ -169,7 +169,10 @@ class SlurmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         try:
             work = workload(run, context.workspace)
             if is_heavy(work) or (self.settings.route == "all" and not runs_with_the_daemon(work, self.settings.site)):
-                self._launch(run, 1, resolve(work, self.settings.site))
+                request = resolve(work, self.settings.site)
+                if (said := expectation(run, context.workspace)) is not None:
+                    self._instance.add_run_tags(run.run_id, tags.expectation(run, said))
+                self._launch(run, 1, request)
                 return
         except SlurmError as error:
             # Raised on, it would be shown with a traceback, and as an error of the queue.

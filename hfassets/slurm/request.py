@@ -21,6 +21,8 @@ from hfassets.slurm.site import Site
 REQUEST_KEY = "slurm/request"
 MODE_KEY = "slurm/mode"
 NETWORK_KEY = "slurm/network"
+EXPECTS_KEY = "slurm/expects"
+"""Metadata of a code location: a text that says by what it works. A run keeps what it was at its launch."""
 TAG_PREFIX = "slurm/"
 PROFILE = "profile"
 PARTS = "parts"

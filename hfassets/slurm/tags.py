@@ -14,6 +14,7 @@ from typing import Protocol
 import orjson
 
 RUN_TAG = ".slurm/run"
+EXPECTS_TAG = ".slurm/expects"
 STATUS_PREFIX = "slurm-status/"
 MAX_TEXT = 200
 
@@ -76,6 +77,17 @@ def local(run: TaggedRun) -> dict[str, str]:
     return {**copied, RUN_TAG: orjson.dumps({"run_id": run.run_id, "route": "local"}).decode()}
 
 
+def expectation(run: TaggedRun, text: str) -> dict[str, str]:
+    """The tag that keeps what the definitions said of themselves when the run was launched."""
+    return {EXPECTS_TAG: orjson.dumps({"run_id": run.run_id, "expects": text}).decode()}
+
+
+def expected(run: TaggedRun) -> str | None:
+    """What was kept for this run; None when nothing was, or only a parent's was copied."""
+    document = _parsed(run, EXPECTS_TAG)
+    return None if document is None else str(document.get("expects"))
+
+
 def status(
     *,
     state: str,
@@ -104,8 +116,12 @@ def changed(run: TaggedRun, wanted: Mapping[str, str]) -> dict[str, str]:
 
 
 def _document(run: TaggedRun) -> dict[str, object] | None:
+    return _parsed(run, RUN_TAG)
+
+
+def _parsed(run: TaggedRun, tag: str) -> dict[str, object] | None:
     try:
-        document = orjson.loads(run.tags.get(RUN_TAG, ""))
+        document = orjson.loads(run.tags.get(tag, ""))
     except ValueError:
         return None
     return document if isinstance(document, dict) and document.get("run_id") == run.run_id else None

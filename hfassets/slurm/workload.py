@@ -18,7 +18,7 @@ from dagster._core.storage.tags import (
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
 
 from hfassets.slurm.errors import ResourceError
-from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, NO_NETWORK, REQUEST_KEY, AssetRequest, Workload
+from hfassets.slurm.request import EXPECTS_KEY, MODE_KEY, NETWORK_KEY, NO_NETWORK, REQUEST_KEY, AssetRequest, Workload
 
 
 def workload(run: DagsterRun, workspace: BaseWorkspaceRequestContext | None) -> Workload:
@@ -32,6 +32,20 @@ def workload(run: DagsterRun, workspace: BaseWorkspaceRequestContext | None) -> 
         raise ResourceError(f"{', '.join(unknown)} is not in any loaded code location; reload the definitions")
     assets = tuple(_asset_request(key, graph.get(key).metadata) for key in sorted(keys))
     return Workload(assets, _partitions(run, workspace, keys), run.tags)
+
+
+def expectation(run: DagsterRun, workspace: BaseWorkspaceRequestContext | None) -> str | None:
+    """What the run's code location says of itself under `slurm/expects`; None when it says nothing."""
+    origin = run.remote_job_origin
+    if workspace is None or origin is None:
+        return None
+    repository = origin.repository_origin
+    location = repository.code_location_origin.location_name
+    if not workspace.has_code_location(location):
+        return None
+    found = workspace.get_code_location(location).get_repository(repository.repository_name)
+    value = (found.repository_snap.metadata or {}).get(EXPECTS_KEY)
+    return None if value is None else str(value.value)
 
 
 def _asset_keys(run: DagsterRun, workspace: BaseWorkspaceRequestContext) -> frozenset[AssetKey]:

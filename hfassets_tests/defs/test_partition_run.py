@@ -1,6 +1,7 @@
 """What Dagster knows after a run over one or many partitions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -9,12 +10,16 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionResolvedStatus,
 )
 
+from hfassets.catalog import Accepted
+from hfassets.catalog.load import empty_catalog
+from hfassets.catalog.lock import Lock
 from hfassets.defs.automation import house_condition
 from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEvents, run_partitions
 from hfassets.errors import HubError
 
 pytestmark = pytest.mark.dagster
 
+ACCEPTED = Accepted("abc", empty_catalog(Path("catalog.yaml")), Lock(), (), Path("catalog.yaml"))
 KEYS = [f"org/name:{letter}" for letter in "abcdef"]
 ASSET = dg.AssetKey("toy")
 CHECK = dg.AssetCheckKey(ASSET, "intact")
@@ -41,7 +46,7 @@ def toy_definitions(partitions_per_run: int) -> dg.Definitions:
         can_subset=True,
     )
     def toy(context: dg.AssetExecutionContext) -> RunEvents:
-        yield from run_partitions(context, ASSET, catalog_sha="abc", umask=None, make=make, check=check)
+        yield from run_partitions(context, ASSET, accepted=ACCEPTED, umask=None, make=make, check=check)
 
     return dg.Definitions(assets=[toy])
 

@@ -192,7 +192,7 @@ def c4_shards(location: Location) -> dg.AssetsDefinition:
             return results.of_checks(found, proof, told_by_s3=False)
 
         yield from run_partitions(
-            context, SHARDS, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+            context, SHARDS, accepted=location.accepted, umask=location.umask, make=make, check=check
         )
 
     return shards

@@ -223,7 +223,7 @@ def distillation_file(location: Location) -> dg.AssetsDefinition:
             return results.of_checks(found, proven(key, found, whole=True))
 
         yield from run_partitions(
-            context, FILE, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+            context, FILE, accepted=location.accepted, umask=location.umask, make=make, check=check
         )
 
     return files
@@ -277,7 +277,7 @@ def distillation_summary(location: Location) -> dg.AssetsDefinition:
             return results.mix_checks(summary_of(run.output, run.mix, run.quotas()))
 
         yield from run_partitions(
-            context, SUMMARY, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+            context, SUMMARY, accepted=location.accepted, umask=location.umask, make=make, check=check
         )
 
     return summaries

@@ -165,7 +165,7 @@ def teacher_model(location: Location) -> list[dg.AssetsDefinition]:
             return compared(key, students.teacher_model(location.mix(key), progress, offline=True))
 
         yield from run_partitions(
-            context, TEACHER, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
+            context, TEACHER, accepted=location.accepted, umask=location.umask, make=make, check=check
         )
 
     return [models]

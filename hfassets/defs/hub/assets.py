@@ -108,9 +108,7 @@ def _run(
     make: Callable[[str], Outcome],
     check: Callable[[str], Sequence[Check]],
 ) -> RunEvents:
-    return run_partitions(
-        context, asset, catalog_sha=location.accepted.sha, umask=location.umask, make=make, check=check
-    )
+    return run_partitions(context, asset, accepted=location.accepted, umask=location.umask, make=make, check=check)
 
 
 def _ledger(location: Location, asset: dg.AssetKey) -> Path:
