@@ -67,11 +67,10 @@ def up(
 
     places = _places(home)
     state = read_state(places.state)
-    if state is not None and state.alive is None:
-        raise HfassetsError(_elsewhere(state))
-    if state is not None and state.alive:
+    if state is not None and state.alive(places.lease):
         _tell(places, state)
         return
+    places.stop.unlink(missing_ok=True)
     if make_home(places, slurm=bool(shutil.which("sbatch")) if slurm is None else slurm):
         click.echo(f"wrote {places.home / 'dagster.yaml'}", err=True)
     _check(places)
@@ -92,17 +91,18 @@ def down(home: Path | None) -> None:
 
     places = _places(home)
     state = read_state(places.state)
-    if state is None or state.alive is False:
-        click.echo("nothing runs here", err=True)
+    if state is None or not state.alive(places.lease):
+        click.echo("nothing runs", err=True)
         return
-    if state.job:
-        subprocess.run(["scancel", "--signal=TERM", "--batch", state.job], check=False)
-    elif state.alive is None:
-        raise HfassetsError(_elsewhere(state))
-    else:
+    if not state.here and not state.job:
+        raise HfassetsError(f"it runs on {state.host}; end it there")
+    places.stop.touch(mode=0o600)
+    if state.here:
         os.kill(state.pid, signal.SIGTERM)
+    else:
+        _signal_job(state.job)
     deadline = time.monotonic() + STOP_LIMIT
-    while (now := read_state(places.state)) is not None and now.alive is not False:
+    while (now := read_state(places.state)) is not None and now.alive(places.lease):
         if time.monotonic() > deadline:
             raise HfassetsError(f"it still runs after {STOP_LIMIT:.0f} s, as process {state.pid} on {state.host}")
         time.sleep(0.2)
@@ -121,7 +121,7 @@ def status(home: Path | None, json_path: str | None) -> None:
 
     places = _places(home)
     state = read_state(places.state)
-    if state is None or state.alive is False:
+    if state is None or not state.alive(places.lease):
         show(json_path, {"running": False, "home": str(places.home)}, "nothing runs")
         raise click.exceptions.Exit(_NOT_RUNNING)
     healthy = state.ready and (not state.here or all(server_info(one) is not None for one in state.web))
@@ -150,8 +150,13 @@ def upgrade(home: Path | None, wait: float) -> None:
 
     places = _places(home)
     state = read_state(places.state)
-    if state is None or state.alive is not True:
+    if state is None or not state.here or not state.alive(places.lease):
         raise HfassetsError("the service does not run on this host; `hfassets up` first, for its database is needed")
+    if state.job:
+        raise HfassetsError(
+            f"the service runs as job {state.job}: `hfassets down`, then `hfassets up` and `hfassets upgrade` where a"
+            " short while of it is allowed, `hfassets down`, and submit its job again"
+        )
     _check(places)
 
     def say(line: str) -> None:
@@ -164,6 +169,7 @@ def upgrade(home: Path | None, wait: float) -> None:
         migrate(places)
         say("the database is as this version of Dagster wants it")
         words = _again(state)
+        places.stop.touch(mode=0o600)
         os.kill(state.pid, signal.SIGTERM)
         _gone(places, state)
         new = _started(
@@ -259,7 +265,9 @@ def _ways(state: ServiceState) -> list[str]:
     for number, one in enumerate(state.web):
         port = 3000 + number
         there = one.path or f"{one.host}:{one.port}"
-        lines.append(f"{one.name}: from your own computer  ssh -N -L {port}:{there} {_login(state.host)}")
+        # A compute node is reached through the host from which its job was submitted.
+        jump = f"-J {_login(state.submit_host)} " if state.submit_host else ""
+        lines.append(f"{one.name}: from your own computer  ssh -N {jump}-L {port}:{there} {_login(state.host)}")
         lines.append(f"    then http://localhost:{port}/{_token_words(one)}")
     return lines
 
@@ -285,6 +293,12 @@ def _server_line(name: str, ready: bool, pid: int, restarts: int) -> str:
     return f"  {name}: {what}{f', process {pid}' if pid else ''}{again}"
 
 
-def _elsewhere(state: ServiceState) -> str:
-    job = f" as job {state.job}" if state.job else ""
-    return f"the service of this DAGSTER_HOME runs on {state.host}{job}; ask there"
+def _signal_job(job: str) -> None:
+    """Tell the batch process of a job on another host to end."""
+    from hfassets.slurm.client import SlurmClient
+    from hfassets.slurm.errors import SlurmError
+
+    try:
+        SlurmClient().cancel([job], signal="TERM")
+    except SlurmError as error:
+        raise HfassetsError(str(error)) from error

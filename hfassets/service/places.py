@@ -41,6 +41,11 @@ class Places:
         return self.folder / "service.lease"
 
     @property
+    def stop(self) -> Path:
+        """There while it is to end for good: a SLURM job that ends for another reason is followed by the next one."""
+        return self.folder / "stop"
+
+    @property
     def logs(self) -> Path:
         """One log a server."""
         return self.folder / "logs"

@@ -7,6 +7,7 @@ that was meant and not another with its number.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import orjson
 
 from hfassets.errors import HfassetsError
 from hfassets.storage.atomic import write_atomic
-from hfassets.storage.lease import process_started
+from hfassets.storage.lease import STALE_AFTER, process_started
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class ServerState:
 @dataclass(frozen=True, slots=True)
 class ServiceState:
     """`started`: clock ticks since boot at which its supervisor began; `since`: Unix seconds; `job`: the SLURM job that
-    it runs in.
+    it runs in, `submit_host`: where that was submitted.
     """
 
     host: str
@@ -54,16 +55,21 @@ class ServiceState:
     web: tuple[WebAddress, ...]
     servers: Mapping[str, ServerState] = field(default_factory=dict)
     job: str = ""
+    submit_host: str = ""
 
     @property
     def here(self) -> bool:
         """Whether this is its host."""
         return self.host == socket.gethostname()
 
-    @property
-    def alive(self) -> bool | None:
-        """Whether its supervisor lives; None when only its own host could say."""
-        return process_started(self.pid) == self.started > 0 if self.here else None
+    def alive(self, lease: Path) -> bool:
+        """Whether its supervisor lives: elsewhere by the heartbeat of its lease."""
+        if self.here:
+            return process_started(self.pid) == self.started > 0
+        try:
+            return time.time() - lease.stat().st_mtime < STALE_AFTER
+        except FileNotFoundError:
+            return False
 
     @property
     def ready(self) -> bool:

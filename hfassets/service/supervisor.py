@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfassets import __version__
@@ -36,6 +36,8 @@ LONGEST_PAUSE = 60.0
 LIVED = 600.0
 """A server that lived so many seconds has not failed again: its pauses begin anew."""
 STOP_LIMIT = 20.0
+EXIT_UNFINISHED = 75
+"""EX_TEMPFAIL of sysexits.h, as `hfassets slurm continue` understands it."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ def _answers(one: WebAddress) -> bool:
 
 def run(places: Places, web: tuple[WebAddress, ...], stop: threading.Event) -> int:
     """Keep the servers going until `stop`; 1 when the first start did not succeed. Raises HfassetsError."""
+    of_job = {name: os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_SUBMIT_HOST")}
     places.make()
     with lease(places.lease, "this service", wait=2.0), _environment(places):
         begun = ServiceState(
@@ -209,21 +212,20 @@ def run(places: Places, web: tuple[WebAddress, ...], stop: threading.Event) -> i
             time.time(),
             __version__,
             web,
-            job=os.environ.get("SLURM_JOB_ID", ""),
+            job=of_job["SLURM_JOB_ID"],
+            submit_host=of_job["SLURM_SUBMIT_HOST"],
         )
         running: list[Running] = []
 
         def tell() -> None:
             known = {one.server.name: one.state for one in running}
-            ServiceState(begun.host, begun.pid, begun.started, begun.since, begun.version, web, known, begun.job).write(
-                places.state
-            )
+            replace(begun, servers=known).write(places.state)
 
         try:
             for server in servers(places, web):
                 running.append(Running(server, places.logs))
                 if not _started(running[-1], stop, tell):
-                    return 0 if stop.is_set() else 1
+                    return _end(places, of_job["SLURM_JOB_ID"]) if stop.is_set() else 1
             _say("all servers are up")
             while not stop.wait(POLL):
                 if sum(one.look() for one in running):
@@ -233,7 +235,14 @@ def run(places: Places, web: tuple[WebAddress, ...], stop: threading.Event) -> i
                 one.stop()
             places.state.unlink(missing_ok=True)
             _say("all servers have ended")
-    return 0
+    return _end(places, of_job["SLURM_JOB_ID"])
+
+
+def _end(places: Places, job: str) -> int:
+    """Told to stop. In a SLURM job that may be its time limit: then the next job is to go on."""
+    wanted = places.stop.exists()
+    places.stop.unlink(missing_ok=True)
+    return 0 if wanted or not job else EXIT_UNFINISHED
 
 
 def _started(one: Running, stop: threading.Event, tell: Callable[[], None]) -> bool:

@@ -68,8 +68,8 @@ def run_and_continue(
     elif at_most > 1:
         say(f"job {number} of at most {at_most}: the last one")
     code, signalled = _run(command)
-    cut_off = code == UNFINISHED or (code != 0 and (signalled or code in _KILLED) and not _was_cancelled(client, job))
-    if following is not None and cut_off:
+    cut_off = code == UNFINISHED or (code != 0 and (signalled or code in _KILLED))
+    if following is not None and cut_off and not _was_cancelled(client, job):
         say(f"not done (exit code {code}); job {following} goes on")
     elif following is not None:
         client.cancel([following])
