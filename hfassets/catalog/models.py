@@ -39,6 +39,7 @@ class Storage(Model):
     """Where things live. Paths are absolute; in the file they are relative to the catalog's folder.
 
     `umask` applies to all that is written, locks and temporary files included; None leaves the process's own.
+    `purge_after_days`: the site deletes what was not used for so long; None = nothing is purged.
     """
 
     hub_cache: AbsolutePath
@@ -46,6 +47,7 @@ class Storage(Model):
     output_root: AbsolutePath
     state_dir: AbsolutePath
     umask: Octal | None = None
+    purge_after_days: float | None = Field(default=None, gt=0, le=36500)
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ storage:
   # output_root: ./data
   # state_dir: ./data/.hfassets                    # manifests, locks and memory; on a file system that all hosts share
   # umask: 0002                                    # for folders shared by a group
+  # purge_after_days: 30                           # the site deletes what was not used for so long; days left are shown
 
 hub:
   # endpoint: https://huggingface.co               # default: HF_ENDPOINT

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -29,6 +30,7 @@ from hfassets.errors import DataError, HfassetsError
 from hfassets.mds.from_catalog import declared
 from hfassets.packed.from_catalog import Students
 from hfassets.storage import StateDir
+from hfassets.storage.purge import days_left
 
 DAY = 86_400.0
 
@@ -71,6 +73,12 @@ class Location:
     def state(self) -> StateDir:
         """The state folder."""
         return StateDir(self.catalog.storage.state_dir)
+
+    def until_purge(self, files: Iterable[Path]) -> dict[str, Any]:
+        """Metadata that says how long files are safe from the site's purge; empty where nothing is purged."""
+        after = self.catalog.storage.purge_after_days
+        left = None if after is None else days_left(files, after)
+        return {} if left is None else {"days until purge": round(left, 1)}
 
     @property
     def hub_cache(self) -> Path:

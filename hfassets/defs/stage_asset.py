@@ -1,7 +1,7 @@
 """An asset whose partitions are folders made by `make_stage`: made, proven, repaired and looked at in one way."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import dagster as dg
@@ -96,7 +96,7 @@ def stage_registrable(location: Location, of: StageAsset) -> Registrable:
         there = of.find(key)
         if there is None or of.versions().get(key) is None:
             return None
-        return Found(there.fingerprint, lambda: of.outcome(key, there, None))
+        return Found(there.fingerprint, lambda: _outcome(location, of, key, there, None))
 
     keys = of.spec.partitions_def.get_partition_keys() if of.spec.partitions_def else []
     return Registrable(of.spec.key, keys, find, location.state.ledger(of.name), of.versions)
@@ -133,7 +133,7 @@ def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
             habits = Habits(share, context.run.run_id, config.force or damaged, config.workers, backend)
             output = of.make(key, habits, progress)
             proof = proven(key, output) if known is None or damaged or not output.reused else None
-            return of.outcome(key, output, proof)
+            return _outcome(location, of, key, output, proof)
 
         def check(key: str) -> Sequence[Check]:
             found = of.find(key)
@@ -146,6 +146,12 @@ def stage_asset(location: Location, of: StageAsset) -> dg.AssetsDefinition:
         )
 
     return made
+
+
+def _outcome(location: Location, of: StageAsset, key: str, output: StageOutput, proof: Proof | None) -> Outcome:
+    found = of.outcome(key, output, proof)
+    left = location.until_purge(output.root / file.path for file in output.manifest.files)
+    return replace(found, metadata={**found.metadata, **left})
 
 
 def heavy(metadata: Mapping[str, Any], request: Mapping[str, Any] | None, mode: str) -> dict[str, Any]:

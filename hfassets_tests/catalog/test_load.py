@@ -101,7 +101,7 @@ BAD = [
         "storage: here",
         [
             "catalog.yaml:1 storage: must be a mapping with the keys "
-            "hub_cache, datasets_cache, output_root, state_dir, umask, not 'here'"
+            "hub_cache, datasets_cache, output_root, state_dir, umask, purge_after_days, not 'here'"
         ],
     ),
     ("storage:\n  state_dir: [a]", ["catalog.yaml:2 storage.state_dir: must be a path, not a list"]),

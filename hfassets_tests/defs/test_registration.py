@@ -104,3 +104,15 @@ def test_work_of_the_command_line_appears(
     assert "hub_snapshot" in printed and "prepared_dataset" not in printed
     with dg.DagsterInstance.get() as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("hub_snapshot")) == {KEY}
+
+
+def test_a_site_that_purges_shows_how_many_days_are_left(site: Site) -> None:
+    """On the pages of partitions and in the inventory; where nothing is purged there is no word of it."""
+    assert site.run(KEY, *HUB).success
+    assert "days until purge" not in site.metadata("prepared_dataset", KEY)
+    site.catalog.write_text(site.catalog.read_text().replace("storage:", "storage:\n  purge_after_days: 30"))
+    site.reload()
+    assert site.run(KEY, *HUB).success and site.run(None, "hub_cache_inventory").success
+    for asset in ("hub_snapshot", "prepared_dataset"):
+        assert 29 < site.metadata(asset, KEY)["days until purge"] <= 30
+    assert "days until purge" in site.metadata("hub_cache_inventory", None)["inventory"]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from hfassets.defs.partition_run import Check, DamageFoundError, Outcome, RunEve
 from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
 from hfassets.defs.registration import Found, Registrable
-from hfassets.hub.acquire import SnapshotRequest, find_snapshot, take_snapshot
+from hfassets.hub.acquire import SnapshotRequest, TakenSnapshot, find_snapshot, take_snapshot
 from hfassets.hub.inventory import inventory as take_inventory
 from hfassets.hub.layout import RepoCache
 from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
 from hfassets.hub.prove import SnapshotProof, declared_rows, prove_prepared, prove_snapshot
-from hfassets.hub.session import HubClient, hub_options
+from hfassets.hub.session import HubClient, Wait, hub_options
 from hfassets.hub.verify import verify_cache
 from hfassets.progress import ProgressCallback, silent
 from hfassets.slurm.request import MODE_KEY, NETWORK_KEY, REQUEST_KEY
@@ -183,7 +184,7 @@ def registrables(location: Location) -> list[Registrable]:
 
     def snapshot(key: str) -> Found | None:
         found = find_snapshot(snapshot_request(location, key))
-        return None if found is None else Found(found.fingerprint, lambda: results.of_snapshot(found, ()))
+        return None if found is None else Found(found.fingerprint, lambda: _taken(location, found, ()))
 
     def verified(key: str) -> Found | None:
         entry = read_entry(_ledger(location, VERIFIED), key)
@@ -199,13 +200,25 @@ def registrables(location: Location) -> list[Registrable]:
             return None
         repo = RepoCache(location.hub_cache, partition.dataset.repo)
         declared = declared_rows(repo, partition.commit, partition.config)
-        return Found(found.fingerprint, lambda: results.of_prepared(found, declared))
+        return Found(found.fingerprint, lambda: _prepared(location, found, declared))
 
     return [
         Registrable(SNAPSHOT, keys, snapshot),
         Registrable(VERIFIED, keys, verified, _ledger(location, VERIFIED), lambda: location.commits),
         Registrable(PREPARED, keys, prepared, _ledger(location, PREPARED), lambda: location.commits),
     ]
+
+
+def _taken(location: Location, taken: TakenSnapshot, waits: Sequence[Wait]) -> Outcome:
+    outcome = results.of_snapshot(taken, waits)
+    left = location.until_purge(taken.folder / file.path for file in taken.files)
+    return replace(outcome, metadata={**outcome.metadata, **left})
+
+
+def _prepared(location: Location, made: PreparedDataset, declared: Mapping[str, int]) -> Outcome:
+    outcome = results.of_prepared(made, declared)
+    left = location.until_purge(made.folder / file.path for file in made.files)
+    return replace(outcome, metadata={**outcome.metadata, **left})
 
 
 def _prove(
@@ -268,7 +281,7 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
             )
             with HubClient(options, progress) as client:
                 taken = take_snapshot(client, request(key), progress)
-                return results.of_snapshot(taken, client.waits)
+                return _taken(location, taken, client.waits)
 
         def check(key: str) -> list[Check]:
             found = find_snapshot(request(key))
@@ -357,7 +370,7 @@ def prepared_dataset(location: Location) -> dg.AssetsDefinition:
             if config.verify or damaged or known is None or not made.reused:
                 proven(made, key)
             repo = RepoCache(location.hub_cache, partition.dataset.repo)
-            return results.of_prepared(made, declared_rows(repo, partition.commit, partition.config))
+            return _prepared(location, made, declared_rows(repo, partition.commit, partition.config))
 
         def check(key: str) -> list[Check]:
             made = find_prepared(request(key))

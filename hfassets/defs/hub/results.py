@@ -24,6 +24,7 @@ from hfassets.hub.session import Wait
 from hfassets.report.plots import bar_chart, histogram, markdown_image
 from hfassets.report.tables import build_table
 from hfassets.report.units import format_bytes, format_seconds
+from hfassets.storage.purge import DAY
 
 MOST_FAULTS = 50
 LONGEST_TYPE = 100
@@ -170,6 +171,7 @@ def of_inventory(
 ) -> dg.MaterializeResult[None]:
     """Every repo of the cache as a table and a picture; `now` is Unix time in seconds."""
     wanted = {dataset.repo for dataset in catalog.datasets}
+    purged = catalog.storage.purge_after_days
     rows = [
         (
             repo.repo_id,
@@ -180,6 +182,7 @@ def of_inventory(
             len(repo.revisions),
             _age(repo.modified, now),
             _age(repo.last_verified, now),
+            *([] if purged is None else [_days_left(repo, purged, now)]),
             repo.orphans,
             format_bytes(repo.orphan_bytes),
             format_bytes(repo.leftover_bytes),
@@ -187,6 +190,7 @@ def of_inventory(
         for repo in repos
     ]
     headings = ["repo", "type", "in the catalog", "size >", "files >", "revisions >", "modified", "verified"]
+    headings += [] if purged is None else ["days until purge >"]
     table = build_table([*headings, "orphans >", "orphan bytes >", "leftovers >"], rows)
     picture = bar_chart({repo.repo_id: repo.bytes for repo in repos}, title="Size of each repo in the cache", unit="B")
     return dg.MaterializeResult(
@@ -200,6 +204,12 @@ def of_inventory(
             "sizes": dg.MetadataValue.md(markdown_image(picture, "bar chart of repo sizes")),
         },
     )
+
+
+def _days_left(repo: RepoInventory, after_days: float, now: float) -> float | None:
+    """Of the repo's newest use: single files may be older."""
+    used = max((moment for moment in (repo.modified, repo.accessed) if moment is not None), default=None)
+    return None if used is None else round(after_days - (now - used) / DAY, 1)
 
 
 def _age(moment: float | None, now: float) -> str:
