@@ -19,7 +19,8 @@ from hfassets.c4.account import Account
 from hfassets.c4.journal import Position
 from hfassets.c4.rows import batches
 from hfassets.hub.listing import RepoFile
-from hfassets.parts import LocalPool, PartOutput, Plan, run
+from hfassets.parts import PartOutput, Plan, run
+from hfassets.parts.pool import Backend
 from hfassets.progress import ProgressCallback
 from hfassets.sources.files import LocalSource, format_of
 
@@ -49,7 +50,7 @@ class Counted:
 
 
 def count_sources(
-    found: Sequence[tuple[RepoFile, Path]], work: Path, workers: int, progress: ProgressCallback
+    found: Sequence[tuple[RepoFile, Path]], work: Path, pool: Backend, progress: ProgressCallback
 ) -> list[Counted]:
     """Count these files, each as a part of its own; those counted by an earlier run are not counted again.
 
@@ -61,7 +62,7 @@ def count_sources(
         for name, (file, local) in zip(names, found, strict=True)
     ]
     plan = Plan(STAGE, FORMAT, {"sources": [file.etag for file, _ in found]}, {}, parts)
-    run(plan, count_part, LocalPool(min(workers, len(parts))), work, replace=True, progress=progress)
+    run(plan, count_part, pool, work, replace=True, progress=progress)
     return [_load(work / name / _COUNTS) for name in names]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hfassets.c4.request import ShardSetRequest, parse_destination
 from hfassets.catalog.models import Catalog
 from hfassets.catalog.shard_sets import ShardSet
 from hfassets.hub.layout import RepoCache
+from hfassets.parts.pool import Backend
 from hfassets.storage.s3 import S3Settings
 from hfassets.storage.state import StateDir
 
@@ -24,8 +27,9 @@ def shard_set_request(
     workers: int | None = None,
     run_id: str = "",
     lease_wait: float = 0.0,
+    backend: Callable[[int], Backend] | None = None,
 ) -> ShardSetRequest:
-    """The request of an entry at its pinned commit; `workers` None = as the entry says."""
+    """The request of an entry at its pinned commit; `workers` None = as the entry says, `backend` None = here."""
     root = catalog.storage.output_root
     return ShardSetRequest(
         repo=RepoCache(entry.cache_dir or catalog.storage.hub_cache, entry.repo),
@@ -47,4 +51,5 @@ def shard_set_request(
         key=entry.name,
         run_id=run_id,
         lease_wait=lease_wait,
+        backend=backend(workers or entry.workers) if backend else None,
     )

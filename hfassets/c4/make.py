@@ -225,7 +225,7 @@ class _Making:
             try:
                 with Uploads() as uploads:
                     self._upload_waiting(uploads)
-                    if isinstance(rows, FirstRows) and self.request.workers > 1 and not self.request.streams:
+                    if isinstance(rows, FirstRows) and self.request.in_parallel:
                         self._fill_in_parallel(rows, uploads)
                     for gap in gaps(self.journal.parts, self.request.parts):
                         if not self._fill(gap, rows, uploads):

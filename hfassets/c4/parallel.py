@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from hfassets.c4.cut import Shape, cut
 from hfassets.c4.journal import Part, Position
 from hfassets.c4.request import ShardSetRequest
 from hfassets.c4.rows import Batch, batches
-from hfassets.errors import PartialFailureError
+from hfassets.errors import IntegrityError, PartialFailureError
 from hfassets.hub.listing import RepoFile
-from hfassets.parts import LocalPool, PartOutput, Plan
+from hfassets.parts import PartOutput, Plan
 from hfassets.parts.make import entry_point
-from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, store_plan
+from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, load_plan, store_plan
 from hfassets.progress import ProgressCallback
 from hfassets.storage.manifest import read_manifest
 
 STAGE = "c4_write"
-FORMAT = 1
+FORMAT = 2
 
 
 Located = Sequence[tuple[RepoFile, Path]]
@@ -46,7 +47,7 @@ def count_enough(located: Located, request: ShardSetRequest, progress: ProgressC
             bytes_wanted = (request.num_samples - rows) * done / rows
             wanted = max(wanted, next(_reaching(left, bytes_wanted)))
         wave = left[:wanted]
-        counted += count_sources(wave, request.work / f"count-{len(counted):05}", request.workers, progress)
+        counted += count_sources(wave, request.work / f"count-{len(counted):05}", request.pool(len(wave)), progress)
     return counted
 
 
@@ -74,6 +75,7 @@ def write_in_parallel(
     """
     each = request.max_lines_per_file or request.num_samples
     starts = list(begins(counted, each, request.num_samples))
+    runs = list(_runs(starts))
     work: list[dict[str, Any]] = [
         {
             "name": f"{first:07}",
@@ -81,17 +83,17 @@ def write_in_parallel(
             "begin": list(starts[first]),
             "parts": [[request.part_name(index), request.part_rows(index)] for index in range(first, stop)],
             "compression": request.compression,
-            "sources": [_described(file, path) for file, path in located[starts[first].file : len(counted)]],
+            "source": starts[first].file,
         }
-        for first, stop in _runs([index for index in range(len(starts)) if index not in done], starts)
+        for first, stop in runs
     ]
-    plan = Plan(STAGE, FORMAT, dict(request.inputs), {}, work)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    store_plan(folder / PLAN_FILE, plan, entry_point(write_parts))
+    sources = [_described(file, path) for file, path in located[: len(counted)]]
+    # The whole plan, whatever is done already: so a run that was killed is gone on with, and not begun anew.
+    plan = Plan(STAGE, FORMAT, dict(request.inputs), {}, work, {"sources": sources})
+    todo = [place for place, (first, stop) in enumerate(runs) if not all(one in done for one in range(first, stop))]
+    _make_folder(folder, plan)
     failures: list[tuple[str, str]] = []
-    pool = LocalPool(min(request.workers, max(1, len(work))))
-    for outcome in pool.map(folder / PLAN_FILE, plan.fingerprint, range(len(work))):
+    for outcome in request.pool(len(todo)).map(folder / PLAN_FILE, plan.fingerprint, todo):
         made = folder / str(work[outcome.index]["name"])
         manifest = read_manifest(made / MANIFEST_FILE) if outcome.error is None else None
         if manifest is None:
@@ -100,11 +102,25 @@ def write_in_parallel(
             continue
         for document in manifest.details["parts"]:
             part = Part.from_dict(document)
-            yield part, made / part.name
+            if part.index not in done:
+                yield part, made / part.name
         shutil.rmtree(made)
     shutil.rmtree(folder)
     if failures:
         raise PartialFailureError("source files", failures, len(work))
+
+
+def _make_folder(folder: Path, plan: Plan) -> None:
+    """Make it this plan's; what another plan has left goes, but for what a backend keeps there of its own."""
+    with suppress(IntegrityError):
+        stored = load_plan(folder / PLAN_FILE)
+        if stored is not None and stored[0].fingerprint == plan.fingerprint:
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            shutil.rmtree(path)
+    store_plan(folder / PLAN_FILE, plan, entry_point(write_parts))
 
 
 def write_parts(part: dict[str, Any], folder: Path) -> PartOutput:
@@ -118,7 +134,7 @@ def write_parts(part: dict[str, Any], folder: Path) -> PartOutput:
     )
 
     def lines() -> Iterator[tuple[int, str, Batch]]:
-        for number, described in enumerate(part["sources"]):
+        for number, described in enumerate(part["context"]["sources"][part["source"] :]):
             source = local_source(described)
             for batch in batches(source, begin.line if number == 0 else 0):
                 yield begin.file + number, source.file.path, batch
@@ -131,16 +147,13 @@ def write_parts(part: dict[str, Any], folder: Path) -> PartOutput:
     return PartOutput({"rows": sum(one["rows"] for one in parts)}, {"parts": parts})
 
 
-def _runs(missing: Sequence[int], starts: Sequence[Position]) -> Iterator[tuple[int, int]]:
-    """Runs of missing parts that begin in one source file, as (first, stop)."""
-    first = None
-    for place, index in enumerate(missing):
-        if first is None:
+def _runs(starts: Sequence[Position]) -> Iterator[tuple[int, int]]:
+    """Runs of parts that begin in one source file, as (first, stop)."""
+    first = 0
+    for index in range(1, len(starts) + 1):
+        if index == len(starts) or starts[index].file != starts[first].file:
+            yield first, index
             first = index
-        following = missing[place + 1] if place + 1 < len(missing) else None
-        if following != index + 1 or starts[following].file != starts[first].file:
-            yield first, index + 1
-            first = None
 
 
 def _described(file: RepoFile, path: Path) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hfassets.errors import UsageError
 from hfassets.hub.layout import RepoCache
+from hfassets.parts import LocalPool
+from hfassets.parts.pool import Backend
 from hfassets.storage.manifest import identity_fingerprint
 from hfassets.storage.s3 import S3Prefix, S3Settings
 from hfassets.storage.state import StateDir, file_name
@@ -46,7 +48,8 @@ class ShardSetRequest:
 
     `num_samples`: rows in all; `max_lines_per_file` None = one file. `seed` None = the first rows of the split, else a
     seeded sample over it. `streaming` None = decided by the number of samples. `local`: where parts are written; with a
-    destination in S3 they stay there only if `keep_local`. `key` names the shard set in the state folder.
+    destination in S3 they stay there only if `keep_local`. `key` names the shard set in the state folder; `backend`:
+    where whole sources are worked on, None = in `workers` processes here.
     """
 
     repo: RepoCache
@@ -68,6 +71,16 @@ class ShardSetRequest:
     key: str | None = None
     run_id: str = ""
     lease_wait: float = 0.0
+    backend: Backend | None = field(default=None, compare=False)
+
+    def pool(self, parts: int) -> Backend:
+        """Where so many parts are made."""
+        return self.backend or LocalPool(min(self.workers, max(1, parts)))
+
+    @property
+    def in_parallel(self) -> bool:
+        """Whether whole sources are worked on side by side."""
+        return not self.streams and (self.workers > 1 or self.backend is not None)
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:

@@ -29,7 +29,7 @@ from hfassets.hub.configs import METADATA_FILES
 from hfassets.hub.listing import RepoFile
 from hfassets.hub.memory import VerifyMemory
 from hfassets.hub.session import HubClient
-from hfassets.parts import LocalPool, PartOutput, Plan, run
+from hfassets.parts import PartOutput, Plan, run
 from hfassets.progress import ProgressCallback
 from hfassets.sources.cached import fetch_sources, located
 from hfassets.sources.files import Sources, find_sources
@@ -126,7 +126,7 @@ class Sample:
             fetch_sources(self._client, self._request.repo, wanted, self._memory, self._progress)
             found = located(self._request.repo, self._request.commit, self._sources.listing, wave, self._memory)
             work = self._request.work / f"count-{len(places):05}"
-            self._counted += count_sources(found, work, self._request.workers, self._progress)
+            self._counted += count_sources(found, work, self._request.pool(len(found)), self._progress)
             places += found
         # What was read beyond that belongs to no sample, or the workers would decide what is in it.
         needed = min(len(places), self._needed())
@@ -213,8 +213,7 @@ class Sample:
         ]  # fmt: skip
         root = self._request.work / "draw"
         plan = Plan(STAGE, FORMAT, {"sources": [file.etag for file in self._files]}, {"seed": self._seed}, parts)
-        workers = LocalPool(min(self._request.workers, max(1, len(parts))))
-        made = run(plan, draw_part, workers, root, replace=True, progress=self._progress)
+        made = run(plan, draw_part, self._request.pool(len(parts)), root, replace=True, progress=self._progress)
         self._drawn = [int(manifest.account["rows"]) for manifest in made.manifests]
         self._folders = [root / str(part["name"]) for part in parts]
 

@@ -101,7 +101,7 @@ HeavyAsset = Literal[
     "training_mds",
     "context_extension_mds",
 ]
-WITHOUT_PARTS = ("prepared_dataset", "c4_shards", "distillation_file")
+WITHOUT_PARTS = ("prepared_dataset", "distillation_file")
 """Each partition of these is made in one go: there is nothing to give to the tasks of an array."""
 
 

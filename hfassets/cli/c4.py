@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hfassets.cli.backend import backend_of, backend_options
 from hfassets.cli.options import PATH, no_token, places, s3_options, state_option
 from hfassets.cli.output import json_option, show
 from hfassets.cli.progress import ProgressDisplay
@@ -53,6 +54,7 @@ LEASE_WAIT = 86_400.0
     help="What to do when the split has fewer rows.",
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes for whole sources.")
+@backend_options
 @click.option("--max-retries", type=click.IntRange(0), default=5, show_default=True, help="For each request.")
 @click.option("--backoff-factor", type=click.FloatRange(0), default=1.0, show_default=True, help="In s, doubled.")
 @click.option("--offline", is_flag=True, help="Use what the Hub cache holds; as HF_HUB_OFFLINE=1 does.")
@@ -136,6 +138,7 @@ def _request(given: dict[str, Any], repo: Any, commit: str, state: Any, destinat
         keep_local=given["no_cleanup"],
         on_shortfall=given["on_shortfall"],
         workers=given["workers"],
+        backend=backend_of(given),
         force=given["force"],
         lease_wait=LEASE_WAIT,
     )

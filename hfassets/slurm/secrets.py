@@ -16,9 +16,11 @@ from hfassets.slurm.errors import SlurmError
 # Names that end so hold a secret, except those that name a file or a service.
 _NAMES = re.compile(r"(^|_)(TOKENS?|PASSWORD|PASSWD|PWD|SECRETS?|CREDENTIALS?|(ACCESS|SECRET|API|PRIVATE)_?KEY(_ID)?)$")
 _ALLOWED = frozenset({"PWD", "OLDPWD"})
-# Tokens of the Hub (a folder may be named hf_datasets), of AWS and GitHub, private keys, and addresses or connection strings with a password in them.
+# Tokens of the Hub (a folder may be named hf_datasets), of AWS and GitHub, private keys, and addresses or connection
+# strings with a password in them.
 _VALUES = re.compile(
-    r"(?<![\w/])hf_[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{30,}|\b(AKIA|ASIA)[A-Z0-9]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"(?<![\w/])hf_[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{30,}|\b(AKIA|ASIA)[A-Z0-9]{12,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@|\bpassword=\S"
 )
 

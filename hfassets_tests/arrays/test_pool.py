@@ -22,6 +22,7 @@ from hfassets.slurm.resources import parse_resources
 from hfassets.slurm.settings import parse_settings
 from hfassets_tests.arrays.workers import work
 from hfassets_tests.cluster import Cluster, missing_commands
+from hfassets_tests.conftest import ClientEnvironment
 from hfassets_tests.dagster_service import wait_for
 from hfassets_tests.mds.pipeline import corpus, write_jsonl
 
@@ -246,3 +247,24 @@ def test_a_command_makes_its_parts_on_the_cluster(place: Place) -> None:
     assert shards("there") == shards("here") and len(shards("here")) > 2
     nowhere = convert("again", *slurm, "--resource", "partition=nowhere")
     assert nowhere.returncode == 1 and "parts as a job array" in nowhere.stderr and "Traceback" not in nowhere.stderr
+
+
+@pytest.mark.drill
+def test_a_shard_set_is_counted_and_written_on_the_cluster(place: Place, hub_env: ClientEnvironment) -> None:
+    """Its sources are fetched here; the parts have the same bytes as those of one process."""
+    (place.root / "site.yaml").write_text("export: [PYTHONPATH]\nresources: {memory: 900M, time: '00:05:00'}\n")
+
+    def make(output: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hfassets.cli.main", "c4", "--num-samples", "1500", "--output-dir", output]
+        command += ["--max-lines-per-file", "100", "--no-streaming", "--state-dir", f"{output}-state"]
+        return subprocess.run([*command, *words], cwd=place.root, capture_output=True, text=True, check=False)
+
+    there = make("there", "--backend", "slurm", "--site", "site.yaml")
+    assert there.returncode == 0, there.stderr
+    assert there.stderr.count("job array") >= 2
+    assert make("here").returncode == 0
+
+    def parts(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (place.root / name).glob("*.jsonl")}
+
+    assert len(parts("here")) == 15 and parts("there") == parts("here")

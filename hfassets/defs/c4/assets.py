@@ -10,7 +10,8 @@ from hfassets.c4.make import make_shard_set
 from hfassets.c4.prove import Proof, prove_shard_set, record_proof, sample_proof
 from hfassets.c4.request import ShardSetRequest
 from hfassets.c4.shard_set import ShardSet, find_shard_set, published
-from hfassets.catalog.slurm_request import shard_sets_request
+from hfassets.catalog.slurm_request import shard_sets_request, slurm_mode
+from hfassets.defs.array_backend import array_backend
 from hfassets.defs.automation import house_condition
 from hfassets.defs.c4 import checks, results
 from hfassets.defs.c4.partitions import GROUP, OWNERS, SHARDS, SOURCES
@@ -86,7 +87,7 @@ def _spec(location: Location) -> dg.AssetSpec:
     request_metadata = shard_sets_request(location.catalog, SHARDS.to_user_string())
     metadata: dict[str, Any] = {NETWORK_KEY: "hub"}
     if request_metadata is not None:
-        metadata |= {REQUEST_KEY: request_metadata, MODE_KEY: "run"}
+        metadata |= {REQUEST_KEY: request_metadata, MODE_KEY: slurm_mode(location.catalog, SHARDS.to_user_string())}
     return dg.AssetSpec(
         SHARDS,
         deps=[source_key(repo) for repo in sorted({entry.repo for entry in location.catalog.c4})],
@@ -127,10 +128,11 @@ def registrables(location: Location) -> list[Registrable]:
 def c4_shards(location: Location) -> dg.AssetsDefinition:
     """The parts of each shard set."""
     ledger = location.state.ledger(SHARDS.to_user_string())
+    spec = _spec(location)
 
     @dg.multi_asset(
         name=SHARDS.to_python_identifier(),
-        specs=[_spec(location)],
+        specs=[spec],
         check_specs=checks.specs(location.shard_sets),
         can_subset=True,
         pool=HUB_POOL,
@@ -147,6 +149,8 @@ def c4_shards(location: Location) -> dg.AssetsDefinition:
                 force=config.force,
                 workers=config.workers,
                 run_id=context.run.run_id,
+                # The run brings the source files; its parts only read them.
+                backend=array_backend(context, spec, key, progress, online=False),
             )
 
         def proven(wanted: ShardSetRequest, key: str, *, whole: bool = True, recorded: bool = True) -> Proof:
