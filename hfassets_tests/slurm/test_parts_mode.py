@@ -26,7 +26,7 @@ def test_the_run_is_light_and_its_parts_are_tasks(slurm_service: SlurmService, c
     run = slurm_service.launch(["distillation_tokens"], KEY, tags={"slurm/time": "00:20:00"})
     tag = wait_for("the array in the run's tags", lambda: slurm_service.tags(run).get(ARRAY))
     job = tag.split()[2].rstrip(":")
-    assert "parts in" in tag and ".slurm/run" not in slurm_service.tags(run)
+    assert "parts in" in tag and '"route":"local"' in slurm_service.tags(run)[".slurm/run"]
     assert cluster.field(job, "TimeLimit") == "00:20:00"
     slurm_service.terminate(run)
     assert slurm_service.outcome(run) == "CANCELED"
@@ -36,3 +36,25 @@ def test_the_run_is_light_and_its_parts_are_tasks(slurm_service: SlurmService, c
     assert slurm_service.outcome(again) == "SUCCESS"
     assert any(message.startswith("job array") for message in slurm_service.messages(again))
     assert len(read_packed(slurm_service.home.root / "data/distillation_tokens/small/gsm8k")) > 0
+
+
+@pytest.mark.drill
+def test_a_job_that_waited_while_its_entry_was_changed_refuses(slurm_service: SlurmService, cluster: Cluster) -> None:
+    """In one line on its page; launched again, it works by what is wanted now. A change of another entry is none."""
+    blocker = [cluster.sbatch("sleep 600", "--mem=7900M", f"--nodelist={node}") for node in ("n1", "n2")]
+    for job in blocker:
+        cluster.wait_state(job, "RUNNING")
+    run = slurm_service.launch(["prepared_dataset"], "many:c07")
+    waiting = slurm_service.job(run)
+    cluster.wait_state(waiting, "PENDING")
+    catalog = slurm_service.home.root / "catalog.yaml"
+    before = catalog.read_text()
+    try:
+        catalog.write_text(before.replace("name: many}", "name: many, num_proc: 2}"))
+        cluster.run("scancel", *blocker)
+        assert slurm_service.outcome(run) == "FAILURE"
+        slurm_service.wait_message(run, "many:c07 was changed in the catalog while this job waited")
+    finally:
+        catalog.write_text(before.replace("num_samples: 200", "num_samples: 201"))
+    assert slurm_service.outcome(slurm_service.launch(["prepared_dataset"], "many:c07")) == "SUCCESS"
+    catalog.write_text(before)
