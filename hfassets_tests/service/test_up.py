@@ -208,3 +208,41 @@ def test_on_tcp_a_token_is_asked_for(owner: Account, stranger: Account) -> None:
     began = time.monotonic()
     assert owner.hfassets("down").returncode == 0 and time.monotonic() - began < 60
     wait_for("the servers to end", lambda: not owner.processes())
+
+
+_REMOTE = """
+import signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from hfassets.service.postgres import OwnPostgres
+folder, sockets = Path(sys.argv[1]) / "remote", Path(sys.argv[1]) / "s"
+folder.mkdir(mode=0o700); sockets.mkdir(mode=0o700)
+own = OwnPostgres(folder)
+own.create()
+process = subprocess.Popen(own.command(sockets, remote=True), stderr=subprocess.DEVNULL)
+try:
+    while not own.ready():
+        time.sleep(0.1)
+    away = replace(own.address(), host="127.0.0.1")
+    with create_engine(away.url).connect() as connection:
+        print(connection.execute(text("SELECT inet_server_addr() IS NOT NULL")).scalar())
+    (folder / "other").write_text("*:*:*:dagster:guessed\\\\n")
+    (folder / "other").chmod(0o600)
+    for url in (replace(away, passfile=str(folder / "other")).url, away.url.partition("&passfile")[0]):
+        try:
+            create_engine(url).connect()
+            print("let in")
+        except OperationalError as error:
+            print("refused")
+finally:
+    process.send_signal(signal.SIGINT)
+    process.wait()
+"""
+
+
+def test_nodes_reach_the_database_by_tcp_with_its_password_alone(owner: Account) -> None:
+    """By the file that its address names; with another password, or none, nobody is let in."""
+    done = owner.run("-c", _REMOTE, str(owner.home))
+    assert done.stdout.split() == ["True", "refused", "refused"], done.stderr
