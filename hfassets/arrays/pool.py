@@ -3,7 +3,7 @@
 Invariant: while an array of a plan lives there is no other one with the same parts, whoever is killed and starts again;
 an outcome is taken from what tasks wrote and from manifests, never from a job's state alone. A part that fails is tried
 once more, by itself and not on the node where it failed; one whose task died goes into another array, on other nodes;
-one for which a task had no time left goes into another array as well.
+one for which a task had no time left goes into another array as well. What somebody cancels stays undone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hfassets.slurm.command import command_script
 from hfassets.slurm.errors import DeferredError, SlurmError, UnreachableError
 from hfassets.slurm.resources import Resources, override
 from hfassets.slurm.settings import Settings
-from hfassets.slurm.states import clock
+from hfassets.slurm.states import JobState, clock
 
 SLICE_SECONDS = 600.0
 """What a task is to be worth: less, and the queue takes longer than the work."""
@@ -93,7 +93,9 @@ class _Array:
         self.record = record
         self.outcomes = Outcomes(path, record)
         self.open = set(record.indexes)
+        self.left: dict[int, Told] = {}
         self.nodes: dict[int, str] = {}
+        self.states: dict[int, JobState] = {}
 
     @property
     def job(self) -> str:
@@ -138,7 +140,8 @@ class _Run:
         over = self._over()
         for one in list(self._arrays):
             yield from self._heard(one, waiting)
-            if one in over or not one.open:
+            # What was left is judged by how its task ended.
+            if one in over or not (one.open or one.left):
                 yield from self._ended(one, waiting)
                 self._arrays.remove(one)
         if not self._arrays and waiting:
@@ -168,18 +171,12 @@ class _Run:
             if told.index not in waiting:
                 continue
             if told.left:
-                yield from self._left(told, waiting)
+                one.left[told.index] = told
             elif told.error is None:
                 waiting.discard(told.index)
                 yield Outcome(told.index, made=told.made)
             else:
                 yield from self._failure(one, told, waiting)
-
-    def _left(self, told: Told, waiting: set[int]) -> Iterator[Outcome]:
-        """A part that its task had no time for; one that was cut off again and again needs more than there is."""
-        self._short.add(told.index)
-        if told.left == "abandoned":
-            yield from self._lost(told.index, "", waiting)
 
     def _lost(self, index: int, node: str, waiting: set[int]) -> Iterator[Outcome]:
         """A part whose task ended before it was made, for the first time or once too often."""
@@ -202,14 +199,23 @@ class _Run:
             self._failed[told.index] = told
 
     def _ended(self, one: _Array, waiting: set[int]) -> Iterator[Outcome]:
-        """Parts that their task never spoke of: done by their manifest, or lost with the task."""
+        """Parts that their task never spoke of, or left: done by their manifest, cancelled, or for another array."""
         plan, _ = stored_plan(self._plan_file)
-        for index in sorted(one.open & waiting):
+        for index in sorted((one.open | set(one.left)) & waiting):
+            task = self._task_of(one, index)
             if plan.finished(self._folder, index) is not None:
                 waiting.discard(index)
                 yield Outcome(index, made=True)
-                continue
-            yield from self._lost(index, one.nodes.get(self._task_of(one, index), ""), waiting)
+            elif one.states.get(task) == JobState.CANCELLED:
+                waiting.discard(index)
+                yield Outcome(index, error=f"task {task} of job array {one.job} was cancelled; run again to go on")
+            elif index not in one.left:
+                yield from self._lost(index, one.nodes.get(task, ""), waiting)
+            else:
+                self._short.add(index)
+                if one.left[index].left == "abandoned":
+                    # Cut off again and again, it needs more time than there is.
+                    yield from self._lost(index, "", waiting)
 
     @staticmethod
     def _task_of(one: _Array, index: int) -> int:
@@ -228,6 +234,7 @@ class _Run:
             self._looked = time.monotonic()
         for one in self._arrays:
             one.nodes |= {number: task.nodes for task in queue[one.job] for number in task.numbers if task.nodes}
+            one.states |= {number: task.state for task in queue[one.job] for number in task.numbers}
         return [one for one in self._arrays if all(task.state.ended for task in queue[one.job])]
 
     def _attach(self) -> None:

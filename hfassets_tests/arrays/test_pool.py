@@ -147,6 +147,18 @@ def test_an_interrupt_cancels_the_array(place: Place) -> None:
     assert process.returncode != 0 and not list((place.root / "out/.array").glob("*.json"))
 
 
+def test_who_cancels_the_array_ends_the_run(place: Place) -> None:
+    """scancel means it: what ran and what waited is named, and no other array is submitted."""
+    script = place.root / "script.py"
+    script.write_text(_SCRIPT.replace("seconds=1.5", "seconds=60"))
+    process = subprocess.Popen([sys.executable, str(script), str(place.root)], stderr=subprocess.PIPE, text=True)
+    wait_for("tasks", lambda: len(place.cluster.jobs("RUNNING")) >= 2)
+    place.cluster.cancel_all()
+    _, told = process.communicate()
+    assert process.returncode != 0 and "was cancelled; run again to go on" in told
+    assert not place.cluster.jobs("RUNNING", "PENDING")
+
+
 def test_many_parts_take_few_tasks(place: Place) -> None:
     """A task gets so many parts that it is worth its while, in as few arrays as the cluster takes."""
     result = place.run(300, place.pool(max_tasks=6, processes=2, part_seconds=0.01))
