@@ -238,7 +238,8 @@ def dagster_instance() -> DagsterInstance:
         return DagsterInstance.get()
     except Exception as error:
         # Dagster raises whatever a wrong dagster.yaml or a database that is down make it raise.
-        raise HfassetsError(f"the instance of {home}: {' '.join(str(error).split())[:300]}") from error
+        hint = "; `hfassets status` says whether its database runs" if (Path(home) / "service").is_dir() else ""
+        raise HfassetsError(f"the instance of {home}: {' '.join(str(error).split())[:300]}{hint}") from error
 
 
 def launcher_settings(site: Path | None) -> Settings:
