@@ -33,6 +33,7 @@ COMMANDS = {
     "prune": ("hfassets.cli.prune:prune", "Delete old runs from Dagster; no partition loses its state."),
     "register": ("hfassets.cli.register:register", "Tell Dagster of what lies on disk, by its manifests."),
     "slurm": ("hfassets.cli.slurm:slurm", "Submit commands as SLURM jobs, list jobs, drain the run queue."),
+    "stage": ("hfassets.cli.stage:stage", "Copy data to the disk of the node that works with it."),
     "status": ("hfassets.cli.service:status", "Say which of Dagster's servers run, and how to reach them."),
     "up": ("hfassets.cli.service:up", "Start Dagster for yourself, without root: database, UI, daemon."),
     "upgrade": (

@@ -1,0 +1,383 @@
+"""Files brought to a folder of this node: side by side, the largest first, each proven while it is copied.
+
+Invariant: a file counts as there when it has its size and the source's modification time, which is set last;
+`staged.json` says that all are there, and is written last. A run that is killed goes on where it stopped. Of two runs
+with one target the second waits, and finds it done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import orjson
+
+from hfassets.errors import DataError, HfassetsError, PartialFailureError, SpaceError
+from hfassets.progress import Note, Progress, ProgressCallback, silent
+from hfassets.report.units import format_bytes
+from hfassets.staging.tree import JOURNAL, STAGED, SourceFile, SourceTree
+from hfassets.storage.atomic import write_atomic
+from hfassets.storage.lease import lease
+
+VERSION = 1
+PATIENCE = 86_400.0
+"""Seconds that a second job waits for the copy of the first."""
+_BLOCK = 4 << 20
+_BATCH_FILES = 512
+_BATCH_BYTES = 64 << 20
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True)
+class StagingRequest:
+    """What is to be where. `workers`: processes that copy; `hashed`: read back nothing, but hash what is copied."""
+
+    source: SourceTree
+    to: Path
+    workers: int = 1
+    hashed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A folder that holds all files of its source. `copied_*`: now, the rest was there. Bytes; seconds of this run."""
+
+    to: Path
+    files: int
+    bytes: int
+    copied_files: int
+    copied_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What a target says of itself."""
+
+    fingerprint: str
+    complete: bool
+    hashed: bool
+    hashes: Mapping[str, str]
+
+
+def stage_tree(request: StagingRequest, progress: ProgressCallback = silent) -> Staged:
+    """Bring the target to hold the source's files and no others.
+
+    Raises SpaceError naming what is missing before anything is copied, DataError for a target that holds something
+    else, PartialFailureError naming files that could not be copied or are not what the source's manifest says.
+    """
+    began = time.monotonic()
+    target = request.to.absolute()
+    if target.is_relative_to(request.source.root) or request.source.root.is_relative_to(target):
+        raise DataError(f"{target}: in the source itself, or around it; choose another target")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lease(
+        target.with_name(f".{target.name[:200]}.lease"),
+        str(target),
+        wait=PATIENCE,
+        on_wait=lambda line: progress(Note(line)),
+    ):
+        return _stage(request, target, began, progress)
+
+
+def _stage(request: StagingRequest, target: Path, began: float, progress: ProgressCallback) -> Staged:
+    source, before = request.source, _read(target)
+    there = _files_below(target) if target.exists() else {}
+    if before is None and there:
+        raise DataError(f"{target}: not empty, and not staged by hfassets; choose another folder, or empty it")
+    wanted = {one.path: one for one in source.files}
+    hashes = _known_hashes(target, before)
+    missing = [
+        one
+        for one in source.files
+        if there.get(one.path) != (one.size, one.mtime_ns) or (request.hashed and not _is_proven(one, hashes))
+    ]
+    if before is not None and before.complete and not missing and before.fingerprint == source.fingerprint:
+        return Staged(target, len(source.files), source.bytes, 0, 0, time.monotonic() - began)
+    _require_room(target, source, missing, there)
+    target.mkdir(exist_ok=True)
+    hashes = {path: digest for path, digest in hashes.items() if path in wanted}
+    _write(target, source, hashes, complete=False, hashed=request.hashed)
+    (target / JOURNAL).unlink(missing_ok=True)
+    for path in there:
+        if path not in wanted:
+            (target / path).unlink()
+    for folder in source.folders:
+        (target / folder).mkdir(exist_ok=True)
+    hashes |= _copy_all(request, target, missing, progress)
+    _write(target, source, hashes, complete=True, hashed=request.hashed)
+    (target / JOURNAL).unlink(missing_ok=True)
+    size = sum(one.size for one in missing)
+    return Staged(target, len(source.files), source.bytes, len(missing), size, time.monotonic() - began)
+
+
+def _is_proven(one: SourceFile, hashes: Mapping[str, str]) -> bool:
+    """Whether the copy was hashed, and is what the source's manifest says."""
+    digest = hashes.get(one.path)
+    return digest is not None and one.sha256 in ("", digest)
+
+
+def _known_hashes(target: Path, before: _There | None) -> dict[str, str]:
+    """The SHA-256 of files that were copied by earlier runs, finished or killed."""
+    if before is None:
+        return {}
+    found = dict(before.hashes)
+    try:
+        lines = (target / JOURNAL).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return found
+    return {**found, **{_path(name): digest for name, digest in map(orjson.loads, lines)}}
+
+
+def verify_staged(target: Path, progress: ProgressCallback = silent) -> list[str]:
+    """What is wrong with a staged folder, one line a file: all are read again.
+
+    Raises DataError for a folder that is not staged, or whose files nobody has hashed.
+    """
+    there = _read(target.absolute())
+    if there is None or not there.complete:
+        raise DataError(f"{target}: not staged, or not finished")
+    if not there.hashed:
+        raise DataError(f"{target}: staged without hashes; stage it again with them")
+    faults, done = [], 0
+    for path, digest in sorted(there.hashes.items()):
+        try:
+            with (target / path).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            faults.append(f"{path}: {error.strerror}")
+            continue
+        if found != digest:
+            faults.append(f"{path}: not what was copied")
+        done += 1
+        progress(Progress("verify", done, len(there.hashes), "files"))
+    return faults
+
+
+def _copy_all(
+    request: StagingRequest, target: Path, missing: Sequence[SourceFile], progress: ProgressCallback
+) -> dict[str, str]:
+    """The SHA-256 of each file that was copied."""
+    total, done = sum(one.size for one in missing), 0
+    hashes: dict[str, str] = {}
+    failures: list[tuple[str, str]] = []
+    root = str(request.source.root)
+    journal = target / JOURNAL
+    batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
+    pool = ProcessPoolExecutor(request.workers, mp_context=get_context("spawn"))
+    try:
+        running: set[Future[list[tuple[str, int, str, str]]]] = set()
+        for batch in batches:
+            if len(running) >= 2 * request.workers:
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                done += _take(ended, hashes, failures, journal)
+                progress(Progress(f"stage {request.source.root.name}", done, total, "B"))
+            running.add(pool.submit(copy_batch, root, str(target), batch, hashed=request.hashed))
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            done += _take(ended, hashes, failures, journal)
+            progress(Progress(f"stage {request.source.root.name}", done, total, "B"))
+    except BrokenProcessPool:
+        raise HfassetsError(f"{target}: a process that copies was killed; run again to go on") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise PartialFailureError("files", failures, len(missing))
+    return hashes
+
+
+def _take(
+    ended: set[Future[list[tuple[str, int, str, str]]]],
+    hashes: dict[str, str],
+    failures: list[tuple[str, str]],
+    journal: Path,
+) -> int:
+    size = 0
+    lines: list[bytes] = []
+    for future in ended:
+        for path, count, digest, error in future.result():
+            size += count
+            if error:
+                failures.append((path, error))
+            elif digest:
+                hashes[path] = digest
+                lines.append(orjson.dumps([_name(path), digest]) + b"\n")
+    if lines:
+        with journal.open("ab") as file:
+            file.write(b"".join(lines))
+    return size
+
+
+def _batches(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Large files alone, so that they begin first; small ones together: handing one over costs more than it does."""
+    batch: list[SourceFile] = []
+    size = 0
+    for one in files:
+        batch.append(one)
+        size += one.size
+        if one.size >= _SMALL or len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def copy_batch(root: str, target: str, files: Sequence[SourceFile], *, hashed: bool) -> list[tuple[str, int, str, str]]:
+    """Worker: (path, bytes, SHA-256 or "", what went wrong or "") of each file."""
+    buffer = memoryview(bytearray(_BLOCK))
+    found = []
+    for one in files:
+        try:
+            digest = _copy(f"{root}/{one.path}", f"{target}/{one.path}", one, buffer, hashed=hashed)
+            found.append((one.path, one.size, digest, ""))
+        except (OSError, HfassetsError) as error:
+            found.append((one.path, one.size, "", getattr(error, "strerror", None) or str(error)))
+    return found
+
+
+def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hashed: bool) -> str:
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        writing = _created(target)
+        try:
+            size, digest = _hashed(reading, writing, buffer) if hashed else (_plain(reading, writing, buffer), "")
+            if size != one.size:
+                raise DataError(f"{size:,} B were read, {one.size:,} are listed: it changed while it was copied")
+            if digest and one.sha256 and digest != one.sha256:
+                raise DataError("its SHA-256 is not what the manifest says: the source is damaged")
+            # Last of all: from now on it counts as there.
+            os.utime(writing, ns=(one.mtime_ns, one.mtime_ns))
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+    return digest
+
+
+def _created(target: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(target, flags, 0o644)
+    except OSError:
+        # A link, or something else that was put there.
+        if Path(target).is_dir() and not Path(target).is_symlink():
+            shutil.rmtree(target)
+        else:
+            Path(target).unlink()
+        return os.open(target, flags, 0o644)
+
+
+def _hashed(reading: int, writing: int, buffer: memoryview) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while count := os.readv(reading, [buffer]):
+        part = buffer[:count]
+        digest.update(part)
+        _write_all(writing, part)
+        size += count
+    return size, digest.hexdigest()
+
+
+def _plain(reading: int, writing: int, buffer: memoryview) -> int:
+    """Copied by the kernel where it can, which may share the blocks of one file system."""
+    size = 0
+    try:
+        while count := os.copy_file_range(reading, writing, 1 << 30):
+            size += count
+        return size
+    except OSError:
+        if size:
+            raise
+    while count := os.readv(reading, [buffer]):
+        _write_all(writing, buffer[:count])
+        size += count
+    return size
+
+
+def _write_all(writing: int, part: memoryview) -> None:
+    while part:
+        part = part[os.write(writing, part) :]
+
+
+def _require_room(
+    target: Path, source: SourceTree, missing: Sequence[SourceFile], there: Mapping[str, tuple[int, int]]
+) -> None:
+    where = target if target.exists() else target.parent
+    room = os.statvfs(where)
+    # What is replaced gives its room back.
+    needed = sum(one.size - there.get(one.path, (0, 0))[0] for one in missing)
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise SpaceError(
+            f"{target}: {format_bytes(needed)} are needed and {format_bytes(free)} free; {format_bytes(needed - free)}"
+            " are missing, nothing was copied"
+        )
+    inodes = sum(one.path not in there for one in missing) + len(source.folders)
+    # Some file systems make inodes as they need them, and say that they have none.
+    if room.f_files and inodes > room.f_favail:
+        raise SpaceError(
+            f"{target}: {inodes:,} files and folders are needed and {room.f_favail:,} can be made; nothing was copied"
+        )
+
+
+def _files_below(target: Path) -> dict[str, tuple[int, int]]:
+    """Size and modification time of each plain file, by path; what is none is (-1, -1)."""
+    found: dict[str, tuple[int, int]] = {}
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(f"{target}/{below}") as entries:
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif path not in (STAGED, JOURNAL):
+                    about = entry.stat(follow_symlinks=False)
+                    plain = stat.S_ISREG(about.st_mode)
+                    found[path] = (about.st_size, about.st_mtime_ns) if plain else (-1, -1)
+    return found
+
+
+def _read(target: Path) -> _There | None:
+    """None for a folder that we have not begun; raises DataError for a `staged.json` that is none of ours."""
+    try:
+        document = orjson.loads((target / STAGED).read_bytes())
+        hashes = {_path(name): digest for name, digest in document["hashes"].items()}
+        if document["version"] != VERSION:
+            raise DataError(f"{target}: staged by another version of hfassets; empty it and stage again")
+        return _There(document["fingerprint"], document["complete"], document["hashed"], hashes)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{target / STAGED}: not what staging writes ({error}); empty the folder") from None
+
+
+def _write(target: Path, source: SourceTree, hashes: Mapping[str, str], *, complete: bool, hashed: bool) -> None:
+    document = {
+        "version": VERSION,
+        "source": _name(str(source.root)),
+        "fingerprint": source.fingerprint,
+        "complete": complete,
+        "hashed": hashed,
+        "files": len(source.files),
+        "bytes": source.bytes,
+        "hashes": {_name(path): digest for path, digest in hashes.items()},
+    }
+    write_atomic(target / STAGED, orjson.dumps(document) + b"\n")
+
+
+def _name(path: str) -> str:
+    """Any bytes as text that JSON can hold: one character a byte."""
+    return os.fsencode(path).decode("latin-1")
+
+
+def _path(name: str) -> str:
+    return os.fsdecode(name.encode("latin-1"))

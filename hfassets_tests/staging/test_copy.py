@@ -1,0 +1,230 @@
+"""Staging: every file, whatever its name, proven; goes on when killed; nothing left behind where there is no room."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hfassets.errors import DataError, PartialFailureError, SpaceError
+from hfassets.staging import Staged, StagingRequest, read_tree, stage_tree
+from hfassets.staging.copy import verify_staged
+from hfassets.staging.tree import STAGED
+from hfassets.storage.manifest import Manifest, OutputFile, write_manifest
+from hfassets_tests.dagster_service import wait_for
+
+HOSTILE = [
+    b"plain",
+    b"with space",
+    b"with 'quote' and \"quotes\"",
+    b"with\nnewline",
+    b"-rf",
+    b"$(touch x)",
+    b"*",
+    b"\xff\xfe not utf-8",
+    b"#;&|`\\",
+    "ümläut \u202e".encode(),
+    b".hidden",
+    b"x" * 250,
+]
+
+
+def fill(root: Path, seed: int = 0, sizes: tuple[int, ...] = (0, 1, 10_000, 3_000_000)) -> Path:
+    """Files with hostile names of some sizes, in folders with hostile names."""
+    random.seed(seed)
+    for number, name in enumerate(HOSTILE):
+        folder = root / os.fsdecode(HOSTILE[number // 4]) if number % 2 else root
+        if folder.is_file():
+            folder = root / "below"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / os.fsdecode(b"f " + name[:200])).write_bytes(random.randbytes(sizes[number % len(sizes)]))
+    return root
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """All plain files below a folder but for what staging writes, by path."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.name not in (STAGED,)}
+
+
+def stage(source: Path, to: Path, workers: int = 2, *, hashed: bool = True) -> Staged:
+    """Stage a folder."""
+    return stage_tree(StagingRequest(read_tree(source), to, workers, hashed))
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_every_file_arrives_whatever_its_name(tmp_path: Path, hashed: bool) -> None:
+    """The same bytes and times; a second time nothing is copied; a changed source brings what has changed."""
+    source = fill(tmp_path / "source")
+    first = stage(source, tmp_path / "to", hashed=hashed)
+    assert content(tmp_path / "to") == content(source)
+    assert (first.copied_files, first.files) == (len(HOSTILE), len(HOSTILE)) and first.bytes == first.copied_bytes
+    times = {one.path: one.mtime_ns for one in read_tree(source).files}
+    assert {one.path: one.mtime_ns for one in read_tree(tmp_path / "to").files} == times
+    assert stage(source, tmp_path / "to", hashed=hashed).copied_files == 0
+    (source / "new").write_text("new")
+    changed = source / os.fsdecode(b"f plain")
+    changed.write_bytes(b"changed")
+    gone = next(path for path in source.rglob("f*") if path.is_file() and path != changed)
+    gone.unlink()
+    assert stage(source, tmp_path / "to", hashed=hashed).copied_files == 2
+    assert content(tmp_path / "to") == content(source)
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from("ab -'\n"), min_size=1, max_size=3), st.integers(0, 5000)), max_size=12)
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_tree_is_copied_exactly(
+    tmp_path_factory: pytest.TempPathFactory, tree: list[tuple[list[str], int]]
+) -> None:
+    """Whatever folders and sizes."""
+    root = tmp_path_factory.mktemp("tree")
+    for number, (names, size) in enumerate(tree):
+        folder = root.joinpath("source", *(f"d{name}" for name in names))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"f{number}").write_bytes(bytes([number % 256]) * size)
+    stage(root / "source", root / "to", workers=1)
+    assert content(root / "to") == content(root / "source")
+
+
+def test_a_link_is_followed_and_one_in_the_target_is_not(tmp_path: Path) -> None:
+    """A copy holds files; what a link in the target points at is never written to."""
+    source, precious = fill(tmp_path / "source"), tmp_path / "precious"
+    precious.write_text("precious")
+    (source / "linked").symlink_to(source / os.fsdecode(b"f plain"))
+    stage(source, tmp_path / "to")
+    assert not (tmp_path / "to/linked").is_symlink() and (tmp_path / "to/linked").read_bytes() == b""
+    (tmp_path / "to/linked").unlink()
+    (tmp_path / "to/linked").symlink_to(precious)
+    assert stage(source, tmp_path / "to").copied_files == 1
+    assert precious.read_text() == "precious" and content(tmp_path / "to") == content(source)
+    (source / "loop").symlink_to(source)
+    with pytest.raises(DataError, match="it would never end"):
+        read_tree(source)
+
+
+def with_manifest(root: Path) -> Path:
+    """An output of ours: its hashes are known."""
+    files = tuple(
+        OutputFile(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(root.iterdir())
+    )
+    write_manifest(root / "manifest.json", Manifest("trial", 1, {}, {}, ".", files))
+    return root
+
+
+def test_what_is_not_what_the_manifest_says_does_not_count(tmp_path: Path) -> None:
+    """A flipped bit in the source is found while it is copied; the others arrive, and the folder is not finished."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(4):
+        (source / f"{number}.bin").write_bytes(bytes([number]) * 1000)
+    with_manifest(source)
+    about = (source / "2.bin").stat()
+    (source / "2.bin").write_bytes(b"\x02" * 999 + b"\x03")
+    os.utime(source / "2.bin", ns=(about.st_atime_ns, about.st_mtime_ns))
+    with pytest.raises(PartialFailureError, match=r"2\.bin: its SHA-256 is not what the manifest says"):
+        stage(source, tmp_path / "to")
+    with pytest.raises(DataError, match="not finished"):
+        verify_staged(tmp_path / "to")
+    (source / "2.bin").write_bytes(b"\x02" * 1000)
+    assert stage(source, tmp_path / "to").copied_files == 1
+    (source / "3.bin").unlink()
+    with pytest.raises(DataError, match=r"3\.bin: gone; its manifest has it"):
+        read_tree(source)
+
+
+def test_a_copy_that_was_changed_is_found(tmp_path: Path) -> None:
+    """By its hashes; one that was made without cannot be proven, and says so."""
+    source = fill(tmp_path / "source")
+    stage(source, tmp_path / "to")
+    assert verify_staged(tmp_path / "to") == []
+    victim = max((tmp_path / "to").rglob("f*"), key=lambda path: path.stat().st_size)
+    victim.write_bytes(b"x" * victim.stat().st_size)
+    (fault,) = verify_staged(tmp_path / "to")
+    assert "not what was copied" in fault
+    stage(source, tmp_path / "fast", hashed=False)
+    with pytest.raises(DataError, match="staged without hashes"):
+        verify_staged(tmp_path / "fast")
+    assert stage(source, tmp_path / "fast").copied_files == len(HOSTILE)
+    assert verify_staged(tmp_path / "fast") == []
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """Not empty and not staged by us: one line, and nothing is touched; so is a target in the source."""
+    source = fill(tmp_path / "source")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/thesis.tex").write_text("years")
+    with pytest.raises(DataError, match="not empty, and not staged by hfassets"):
+        stage(source, tmp_path / "to")
+    assert content(tmp_path / "to") == {"thesis.tex": b"years"}
+    for target in (source / "inside", tmp_path):
+        with pytest.raises(DataError, match="in the source itself, or around it"):
+            stage(source, target)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize(
+    ("options", "told"), [("size=1m", "are missing, nothing was copied"), ("nr_inodes=6", "can be made")]
+)
+def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, options: str, told: str) -> None:
+    """Bytes or inodes: said before anything is copied."""
+    source, small = fill(tmp_path / "source"), tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", small], check=True)
+    try:
+        with pytest.raises(SpaceError, match=told):
+            stage(source, small / "to")
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from hfassets_tests.staging.test_copy import stage
+if __name__ == "__main__":
+    stage(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """SIGKILL: what has arrived is not copied again, and all is proven at the end."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(60):
+        (source / f"{number}.bin").write_bytes(random.randbytes(4_000_000))
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, str(script), str(source), str(tmp_path / "to")], env=environment)
+    journal = tmp_path / "to/.staged.hashes"
+    wait_for("some files", lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = stage(source, tmp_path / "to")
+    assert 0 < done.copied_files <= 55
+    assert verify_staged(tmp_path / "to") == [] and content(tmp_path / "to") == content(source)
+
+
+def test_two_jobs_on_a_node_share_one_copy(tmp_path: Path) -> None:
+    """The second waits for the first, and copies nothing."""
+    source = fill(tmp_path / "source")
+    found: list[Staged] = []
+    threads = [threading.Thread(target=lambda: found.append(stage(source, tmp_path / "to", 1))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.copied_files for one in found) == [0, len(HOSTILE)]
