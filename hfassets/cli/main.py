@@ -38,7 +38,7 @@ COMMANDS = {
     "up": ("hfassets.cli.service:up", "Start Dagster for yourself, without root: database, UI, daemon."),
     "upgrade": (
         "hfassets.cli.service:upgrade",
-        "After a newer version was installed: drain, back up, migrate, start again.",
+        "Drain, back up, migrate and restart it.",
     ),
 }
 

@@ -19,7 +19,7 @@ from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, Plan, load_plan, store
 from hfassets.parts.pool import Backend
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.storage import Manifest, read_manifest
-from hfassets.storage.atomic import fsync_directory, remove_temporaries
+from hfassets.storage.atomic import TEMPORARY, fsync_directory, remove_temporaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,8 @@ def _remove_strays(plan: Plan, root: Path) -> None:
     """Delete the parts of an older plan: folders with a manifest of this stage's parts that this plan does not name."""
     names = {part["name"] for part in plan.parts}
     for folder in root.iterdir():
-        if folder.name in names or folder.is_symlink() or not folder.is_dir():
+        # A temporary folder may be that of a worker which is about to publish it.
+        if folder.name in names or TEMPORARY.match(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue
         try:
             manifest = read_manifest(folder / MANIFEST_FILE)

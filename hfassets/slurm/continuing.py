@@ -13,7 +13,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any
 
 from hfassets.slurm.client import SlurmClient
 from hfassets.slurm.errors import SlurmError
@@ -62,13 +63,14 @@ def run_and_continue(
         raise SlurmError("there is no SLURM_JOB_ID: this is for the script of a batch job")
     number = int(environment.get(NUMBER) or 1)
     following = None
-    if number < at_most:
-        following = _next_job(client, job) or _submit(client, job, again, number + 1, environment)
-        say(f"job {number} of at most {at_most}; job {following} goes on if this one ends too early")
-    elif at_most > 1:
-        say(f"job {number} of at most {at_most}: the last one")
-    code, signalled = _run(command)
-    cut_off = code == UNFINISHED or (code != 0 and (signalled or code in _KILLED))
+    with _Forwarder() as forwarder:
+        if number < at_most:
+            following = _next_job(client, job) or _submit(client, job, again, number + 1, environment)
+            say(f"job {number} of at most {at_most}; job {following} goes on if this one ends too early")
+        elif at_most > 1:
+            say(f"job {number} of at most {at_most}: the last one")
+        code = forwarder.run(command)
+    cut_off = code == UNFINISHED or (code != 0 and (forwarder.told_to_end or code in _KILLED))
     if following is not None and cut_off and not _was_cancelled(client, job):
         say(f"not done (exit code {code}); job {following} goes on")
     elif following is not None:
@@ -109,25 +111,38 @@ def _comment(job: str) -> str:
     return f"{COMMENT}:{job}"
 
 
-def _run(command: Sequence[str]) -> tuple[int, bool]:
-    """The command's exit code, and whether SLURM told us to end."""
-    signalled = False
-    process: subprocess.Popen[bytes] | None = None
+class _Forwarder:
+    """Hands the job's signals on to the command; one that comes before the command begins is its first."""
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal signalled
-        signalled = signalled or number == signal.SIGTERM
-        if process is not None:
-            process.send_signal(number)
+    def __init__(self) -> None:
+        self.told_to_end = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        process = subprocess.Popen(command)
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Forwarder:
+        self._before = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-    return (128 - code if code < 0 else code), signalled
+
+    def run(self, command: Sequence[str]) -> int:
+        """The command's exit code, 128 + signal if it died of one; it is not begun when the job is ending already."""
+        if self.told_to_end:
+            return 128 + signal.SIGTERM
+        self._process = subprocess.Popen(command)
+        if self.told_to_end:
+            self._process.terminate()
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        self.told_to_end = self.told_to_end or number == signal.SIGTERM
+        if self._process is not None:
+            self._process.send_signal(number)
 
 
 def _was_cancelled(client: SlurmClient, job: str) -> bool:

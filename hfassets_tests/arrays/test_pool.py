@@ -114,7 +114,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("answered", [pytest.param(True, marks=pytest.mark.drill), False])
 def test_a_coordinator_that_is_killed_finds_its_array_again(place: Place, answered: bool) -> None:
     """SIGKILL in mid-array: the next run waits for the array that lives, and submits none; also when sbatch's answer
     was never written down.
@@ -147,6 +147,7 @@ def test_an_interrupt_cancels_the_array(place: Place) -> None:
     assert process.returncode != 0 and not list((place.root / "out/.array").glob("*.json"))
 
 
+@pytest.mark.drill
 def test_who_cancels_the_array_ends_the_run(place: Place) -> None:
     """scancel means it: what ran and what waited is named, and no other array is submitted."""
     script = place.root / "script.py"
@@ -166,6 +167,7 @@ def test_many_parts_take_few_tasks(place: Place) -> None:
     assert place.said[0].endswith("300 parts in 1 tasks")
 
 
+@pytest.mark.drill
 def test_a_whole_node_makes_as_many_parts_at_once_as_it_has_cpus(place: Place) -> None:
     """One task, though each part alone would be worth a task of one process."""
     began = time.monotonic()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,7 @@ import pytest
 
 from hfassets.errors import DataError, IntegrityError, PartialFailureError
 from hfassets.parts import LocalPool, PartOutput, Plan, run
-from hfassets.parts.plan import PLAN_FILE
+from hfassets.parts.plan import PLAN_FILE, Outcome
 from hfassets.progress import Note, Progress
 from hfassets.storage import read_manifest
 
@@ -300,6 +301,34 @@ def test_the_entry_point_of_other_machines_makes_the_same_parts(tmp_path: Path, 
     for wrong, code in ((["x"], 2), ([root / PLAN_FILE], 2), ([root / PLAN_FILE, "6"], 1), ([root / "no", "0"], 1)):
         ended = subprocess.run([*command, *wrong], capture_output=True, text=True)
         assert (ended.returncode, ended.stderr.count("\n")) == (code, 1)
+
+
+class _Busy:
+    """A pool whose workers of an earlier run are still at it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.found: list[str] = []
+
+    def busy(self, plan_file: Path) -> bool:
+        """Yes."""
+        return True
+
+    def map(self, plan_file: Path, fingerprint: str, indexes: Sequence[int]) -> Iterator[Outcome]:
+        """Make them here; what lay about is remembered."""
+        self.found = [path.name for path in self.root.iterdir() if path.name.endswith(".tmp")]
+        return LocalPool(1).map(plan_file, fingerprint, indexes)
+
+
+def test_what_a_worker_that_lives_is_about_to_publish_is_not_removed(tmp_path: Path, log: Path) -> None:
+    """Its temporary folder has a manifest already, and is no stray of another plan."""
+    root = tmp_path / "out"
+    run(make_plan(), "part_workers:write", LocalPool(1), root)
+    shutil.copytree(root / "p01", root / ".p01.0123abcd.tmp")
+    shutil.rmtree(root / "p01")
+    pool = _Busy(root)
+    run(make_plan(), "part_workers:write", pool, root)
+    assert pool.found == [".p01.0123abcd.tmp"]
 
 
 def test_a_plan_refuses_names_that_are_no_folder_names() -> None:

@@ -86,6 +86,7 @@ def test_jobs_are_listed_with_what_they_wait_for_and_what_they_are(
     cluster.cancel_all()
 
 
+@pytest.mark.drill
 def test_a_drained_queue_starts_nothing_and_goes_on_where_it_stood(slurm_service: SlurmService) -> None:
     done = call(slurm_service, "slurm", "drain", "--timeout", "60")
     assert done.returncode == 0, done.stderr
@@ -179,6 +180,7 @@ def test_the_plain_scripts_download_verify_and_end_as_their_work_did(
     assert (state, code) == ("FAILED", "1:0") and "team/nothing" in log
 
 
+@pytest.mark.drill
 def test_the_plain_script_asks_for_everything_again_when_told(
     slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
 ) -> None:

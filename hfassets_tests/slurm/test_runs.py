@@ -95,6 +95,7 @@ def test_what_a_job_prints_is_on_the_run_page(slurm_service: SlurmService) -> No
     assert any("offline: 1" in message for message in slurm_service.messages(run))
 
 
+@pytest.mark.drill
 def test_a_check_without_its_asset_is_a_job_too(slurm_service: SlurmService, cluster: Cluster) -> None:
     key = slurm_service.keys("prepared_dataset")[0]
     assert slurm_service.outcome(slurm_service.launch(["prepared_dataset"], key)) == "SUCCESS"
@@ -166,7 +167,7 @@ def test_a_job_cancelled_while_it_waits_fails_its_run_with_the_reason(
         assert job in said and "CANCELLED by root" in said
 
 
-@pytest.mark.parametrize("waiting", [False, True])
+@pytest.mark.parametrize("waiting", [False, pytest.param(True, marks=pytest.mark.drill)])
 def test_a_forced_cancel_ends_the_job_within_two_ticks(
     slurm_service: SlurmService, cluster: Cluster, waiting: bool
 ) -> None:
