@@ -70,11 +70,12 @@ def run_and_continue(
         elif at_most > 1:
             say(f"job {number} of at most {at_most}: the last one")
         code = forwarder.run(command)
-    cut_off = code == UNFINISHED or (code != 0 and (forwarder.told_to_end or code in _KILLED))
-    if following is not None and cut_off and not _was_cancelled(client, job):
-        say(f"not done (exit code {code}); job {following} goes on")
-    elif following is not None:
-        client.cancel([following])
+        # Still with its handlers: SLURM may say more than once that a job has to end.
+        cut_off = code == UNFINISHED or (code != 0 and (forwarder.told_to_end or code in _KILLED))
+        if following is not None and cut_off and not _was_cancelled(client, job):
+            say(f"not done (exit code {code}); job {following} goes on")
+        elif following is not None:
+            client.cancel([following])
     return code
 
 
@@ -141,7 +142,7 @@ class _Forwarder:
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         self.told_to_end = self.told_to_end or number == signal.SIGTERM
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
 

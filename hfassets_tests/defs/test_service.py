@@ -103,6 +103,7 @@ def test_catalog_check_is_red_until_it_is_repaired(service: Service, spoilt_cata
     wait_for("the catalog's check to pass", lambda: not red())
 
 
+@pytest.mark.drill
 def test_restarted_daemon_does_nothing_again(service: Service, incident: Incident) -> None:
     """After `kill -9` and a new start every sensor looks again, and no run is made a second time."""
     for sensor in ("repair", "catalog_watch", "reverify"):

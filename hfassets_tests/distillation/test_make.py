@@ -238,7 +238,7 @@ Work(hub, Path(sys.argv[2])).make(int(sys.argv[5]), curriculum=curriculum)
 """
 
 
-@pytest.mark.parametrize("with_curriculum", [False, True])
+@pytest.mark.parametrize("with_curriculum", [pytest.param(False, marks=pytest.mark.drill), True])
 def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     work: Work, curriculum: Curriculum, with_curriculum: bool
 ) -> None:

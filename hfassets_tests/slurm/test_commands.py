@@ -71,6 +71,7 @@ def test_a_command_that_cannot_be_submitted_is_one_line(
     assert said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.drill
 def test_jobs_are_listed_with_what_they_wait_for_and_what_they_are(
     slurm_service: SlurmService, cluster: Cluster
 ) -> None:

@@ -80,9 +80,10 @@ def test_every_file_arrives_whatever_its_name(tmp_path: Path, hashed: bool) -> N
     assert content(tmp_path / "to") == content(source)
 
 
-@given(
-    st.lists(st.tuples(st.lists(st.sampled_from("ab -'\n"), min_size=1, max_size=3), st.integers(0, 5000)), max_size=12)
-)
+FOLDERS = st.lists(st.sampled_from("ab -'\n"), min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(FOLDERS, st.integers(0, 5000)), min_size=1, max_size=12))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_is_copied_exactly(
     tmp_path_factory: pytest.TempPathFactory, tree: list[tuple[list[str], int]]
