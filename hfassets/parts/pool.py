@@ -135,7 +135,7 @@ class _Slots:
         executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
         if executor is None:
             executor = ProcessPoolExecutor(
-                1, mp_context=self._context, initializer=_begin_worker, initargs=(self._watched,)
+                1, mp_context=self._context, initializer=begin_worker, initargs=(self._watched,)
             )
             self._mine.executor = executor
             self._all.append(executor)
@@ -160,7 +160,8 @@ class _Slots:
         self._watched.close()
 
 
-def _begin_worker(watched: Connection) -> None:
+def begin_worker(watched: Connection) -> None:
+    """What a worker process does first: it ends with the process that holds the other end of `watched`."""
     # Parts make many objects and hardly a cycle: looking for some after each 700 costs a twentieth of the time.
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     # An interrupt from the keyboard reaches the whole process group, the end of a job's time each of its processes: the

@@ -22,6 +22,7 @@ from pathlib import Path
 import orjson
 
 from hfassets.errors import DataError, HfassetsError, PartialFailureError, SpaceError
+from hfassets.parts.pool import begin_worker
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.report.units import format_bytes
 from hfassets.staging.tree import JOURNAL, STAGED, SourceFile, SourceTree
@@ -173,7 +174,10 @@ def _copy_all(
     root = str(request.source.root)
     journal = target / JOURNAL
     batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
-    pool = ProcessPoolExecutor(request.workers, mp_context=get_context("spawn"))
+    context = get_context("spawn")
+    # Only this process holds the sending end: workers end with it, however it ends.
+    watched, alive = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(request.workers, mp_context=context, initializer=begin_worker, initargs=(watched,))
     try:
         running: set[Future[list[tuple[str, int, str, str]]]] = set()
         for batch in batches:
@@ -190,6 +194,8 @@ def _copy_all(
         raise HfassetsError(f"{target}: a process that copies was killed; run again to go on") from None
     finally:
         pool.shutdown(cancel_futures=True)
+        alive.close()
+        watched.close()
     if failures:
         raise PartialFailureError("files", failures, len(missing))
     return hashes

@@ -89,6 +89,7 @@ def test_repair_sensor_makes_it_green(service: Service, incident: Incident) -> N
     assert sorted(service.check_partitions(VERIFIED, "blobs_intact")["succeeded"]) == sorted(KEYS)
 
 
+@pytest.mark.drill
 def test_catalog_check_is_red_until_it_is_repaired(service: Service, spoilt_catalog: str) -> None:
     """The sensor of the catalog turns its check red with the reason, and green once the file is good again."""
 

@@ -151,6 +151,7 @@ def test_what_the_cluster_refuses_is_said_in_its_words_and_with_advice(
     assert comments(cluster, run) == []
 
 
+@pytest.mark.drill
 def test_a_job_cancelled_while_it_waits_fails_its_run_with_the_reason(
     slurm_service: SlurmService, cluster: Cluster
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,32 +192,45 @@ def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, options: str, to
         subprocess.run(["umount", small], check=True)
 
 
-_SCRIPT = """
-import sys
+_KILLED = """
+import os, signal, sys
 from pathlib import Path
-from hfassets_tests.staging.test_copy import stage
+from hfassets.staging import StagingRequest, read_tree, stage_tree
+told = 0
+def progress(event):
+    global told
+    told += 1
+    if told == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    stage(Path(sys.argv[1]), Path(sys.argv[2]))
+    stage_tree(StagingRequest(read_tree(Path(sys.argv[1])), Path(sys.argv[2]), 2), progress)
 """
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """SIGKILL: what has arrived is not copied again, and all is proven at the end."""
+    """SIGKILL: what has arrived is not copied again, all is proven at the end, and no process of it is left."""
     source = tmp_path / "source"
     source.mkdir()
-    for number in range(60):
-        (source / f"{number}.bin").write_bytes(random.randbytes(4_000_000))
+    for number in range(40):
+        (source / f"{number}.bin").write_bytes(random.randbytes(1_500_000))
     script = tmp_path / "script.py"
-    script.write_text(_SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen([sys.executable, str(script), str(source), str(tmp_path / "to")], env=environment)
-    journal = tmp_path / "to/.staged.hashes"
-    wait_for("some files", lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    script.write_text(_KILLED)
+    command = [sys.executable, str(script), str(source), str(tmp_path / "to")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "STAGED_BY": str(tmp_path)}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    wait_for("its workers to end", lambda: not _processes(f"STAGED_BY={tmp_path}"))
     done = stage(source, tmp_path / "to")
-    assert 0 < done.copied_files <= 55
+    assert 0 < done.copied_files <= 36
     assert verify_staged(tmp_path / "to") == [] and content(tmp_path / "to") == content(source)
+
+
+def _processes(variable: str) -> list[str]:
+    """Those that have it in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [place.parent.name] if variable.encode() in place.read_bytes().split(b"\0") else []
+    return found
 
 
 def test_two_jobs_on_a_node_share_one_copy(tmp_path: Path) -> None:
