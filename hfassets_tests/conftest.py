@@ -95,7 +95,7 @@ def pytest_make_collect_report(collector: pytest.Collector):  # type: ignore[no-
 @pytest.fixture(scope="session")
 def sample_hub_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleHub]:
     """One server for the session; tests take `sample_hub`. Its content is built once and kept in pytest's cache."""
-    cache = request.config.cache
+    cache = getattr(request.config, "cache", None)
     with SampleHub(cache.mkdir("sample-hub") if cache else tmp_path_factory.mktemp("sample-hub")) as hub:
         yield hub
 
