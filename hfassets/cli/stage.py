@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from hfassets.cli.options import PATH
 from hfassets.cli.output import json_option, show
 from hfassets.errors import IntegrityError, UsageError
 from hfassets.report.units import format_bytes, format_seconds
+
+_OBJECTS_PER_COLLECTION = 100_000
 
 
 @click.command()
@@ -38,7 +41,11 @@ def stage(
     """
     from hfassets.cli.progress import ProgressDisplay
     from hfassets.staging import StagingRequest, read_tree, stage_tree
+    from hfassets.staging.ahead import TargetListing
     from hfassets.staging.copy import verify_staged
+
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
+    listing = None if verify or listed else TargetListing(_target(target))
 
     with ProgressDisplay() as progress:
         if verify:
@@ -57,7 +64,7 @@ def stage(
             files = [(_shown(one.path), one.size) for one in tree.files]
             show(json_path, {"files": files}, "\n".join(name for name, _ in files))
             return
-        made = stage_tree(StagingRequest(tree, _target(target), workers or _cpus(), not no_hash), progress)
+        made = stage_tree(StagingRequest(tree, _target(target), workers or _cpus(), not no_hash), progress, listing)
     document = {
         "from": str(tree.root),
         "to": str(made.to),

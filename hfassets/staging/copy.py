@@ -7,10 +7,8 @@ with one target the second waits, and finds it done.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -25,14 +23,18 @@ from hfassets.errors import DataError, HfassetsError, PartialFailureError, Space
 from hfassets.parts.pool import begin_worker
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.report.units import format_bytes
-from hfassets.staging.tree import JOURNAL, STAGED, SourceFile, SourceTree
+from hfassets.staging.ahead import TargetListing, listing_mark
+from hfassets.staging.digest import Digest, has_digest, new_digest, said_digest
+from hfassets.staging.tree import JOURNAL, STAGED, SourceFile, SourceTree, files_below
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
 
 VERSION = 1
 PATIENCE = 86_400.0
 """Seconds that a second job waits for the copy of the first."""
-_BLOCK = 4 << 20
+_BLOCK = 256 << 10
+"""B. Small enough to stay in a core's own cache between being read, hashed and written."""
+_PIECE = 8 << 20
 _BATCH_FILES = 512
 _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
@@ -62,16 +64,23 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class _There:
-    """What a target says of itself."""
+    """What a target says of itself. `names`: the digests, by the names that JSON has for paths."""
 
     fingerprint: str
     complete: bool
     hashed: bool
-    hashes: Mapping[str, str]
+    names: Mapping[str, str]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The digest of each file that was hashed, by path."""
+        return {_path(name): digest for name, digest in self.names.items()}
 
 
-def stage_tree(request: StagingRequest, progress: ProgressCallback = silent) -> Staged:
-    """Bring the target to hold the source's files and no others.
+def stage_tree(
+    request: StagingRequest, progress: ProgressCallback = silent, listing: TargetListing | None = None
+) -> Staged:
+    """Bring the target to hold the source's files and no others. `listing`: of the target, begun before.
 
     Raises SpaceError naming what is missing before anything is copied, DataError for a target that holds something
     else, PartialFailureError naming files that could not be copied or are not what the source's manifest says.
@@ -80,6 +89,8 @@ def stage_tree(request: StagingRequest, progress: ProgressCallback = silent) -> 
     target = request.to.absolute()
     if target.is_relative_to(request.source.root) or request.source.root.is_relative_to(target):
         raise DataError(f"{target}: in the source itself, or around it; choose another target")
+    if listing is not None and _is_as_listed(request, target, listing):
+        return Staged(target, len(request.source.files), request.source.bytes, 0, 0, time.monotonic() - began)
     target.parent.mkdir(parents=True, exist_ok=True)
     with lease(
         target.with_name(f".{target.name[:200]}.lease"),
@@ -90,20 +101,39 @@ def stage_tree(request: StagingRequest, progress: ProgressCallback = silent) -> 
         return _stage(request, target, began, progress)
 
 
+def _is_as_listed(request: StagingRequest, target: Path, listing: TargetListing) -> bool:
+    """Whether all is there, and nothing else."""
+    before, files = _read(target), request.source.files
+    return (
+        _is_complete(before, request)
+        and listing.mark() == listing_mark((path, size, mtime_ns) for path, size, mtime_ns, _ in files)
+    )  # fmt: skip
+
+
+def _is_complete(before: _There | None, request: StagingRequest) -> bool:
+    """Whether a target says that it has all, with the proof that is asked for."""
+    return (
+        before is not None
+        and before.complete
+        and before.fingerprint == request.source.fingerprint
+        and before.hashed >= request.hashed
+    )
+
+
 def _stage(request: StagingRequest, target: Path, began: float, progress: ProgressCallback) -> Staged:
     source, before = request.source, _read(target)
-    there = _files_below(target) if target.exists() else {}
+    there = files_below(target) if target.exists() else {}
     if before is None and there:
         raise DataError(f"{target}: not empty, and not staged by hfassets; choose another folder, or empty it")
-    wanted = {one.path: one for one in source.files}
+    wanted = {path: (size, mtime_ns) for path, size, mtime_ns, _ in source.files}
+    if _is_complete(before, request) and wanted.items() <= there.items():
+        return Staged(target, len(source.files), source.bytes, 0, 0, time.monotonic() - began)
     hashes = _known_hashes(target, before)
     missing = [
         one
         for one in source.files
-        if there.get(one.path) != (one.size, one.mtime_ns) or (request.hashed and not _is_proven(one, hashes))
+        if there.get(one.path) != wanted[one.path] or (request.hashed and not _is_proven(one, hashes))
     ]
-    if before is not None and before.complete and not missing and before.fingerprint == source.fingerprint:
-        return Staged(target, len(source.files), source.bytes, 0, 0, time.monotonic() - began)
     _require_room(target, source, missing, there)
     target.mkdir(exist_ok=True)
     hashes = {path: digest for path, digest in hashes.items() if path in wanted}
@@ -128,10 +158,10 @@ def _is_proven(one: SourceFile, hashes: Mapping[str, str]) -> bool:
 
 
 def _known_hashes(target: Path, before: _There | None) -> dict[str, str]:
-    """The SHA-256 of files that were copied by earlier runs, finished or killed."""
+    """The digests of files that were copied by earlier runs, finished or killed."""
     if before is None:
         return {}
-    found = dict(before.hashes)
+    found = before.hashes
     try:
         lines = (target / JOURNAL).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
@@ -149,25 +179,22 @@ def verify_staged(target: Path, progress: ProgressCallback = silent) -> list[str
         raise DataError(f"{target}: not staged, or not finished")
     if not there.hashed:
         raise DataError(f"{target}: staged without hashes; stage it again with them")
-    faults, done = [], 0
-    for path, digest in sorted(there.hashes.items()):
+    faults = []
+    hashes = there.hashes
+    for done, (path, digest) in enumerate(sorted(hashes.items()), 1):
         try:
-            with (target / path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if not has_digest(target / path, digest):
+                faults.append(f"{path}: not what was copied")
         except OSError as error:
             faults.append(f"{path}: {error.strerror}")
-            continue
-        if found != digest:
-            faults.append(f"{path}: not what was copied")
-        done += 1
-        progress(Progress("verify", done, len(there.hashes), "files"))
+        progress(Progress("verify", done, len(hashes), "files"))
     return faults
 
 
 def _copy_all(
     request: StagingRequest, target: Path, missing: Sequence[SourceFile], progress: ProgressCallback
 ) -> dict[str, str]:
-    """The SHA-256 of each file that was copied."""
+    """The digest of each file that was copied."""
     total, done = sum(one.size for one in missing), 0
     hashes: dict[str, str] = {}
     failures: list[tuple[str, str]] = []
@@ -238,7 +265,7 @@ def _batches(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
 
 
 def copy_batch(root: str, target: str, files: Sequence[SourceFile], *, hashed: bool) -> list[tuple[str, int, str, str]]:
-    """Worker: (path, bytes, SHA-256 or "", what went wrong or "") of each file."""
+    """Worker: (path, bytes, digest or "", what went wrong or "") of each file."""
     buffer = memoryview(bytearray(_BLOCK))
     found = []
     for one in files:
@@ -255,7 +282,7 @@ def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hash
     try:
         writing = _created(target)
         try:
-            size, digest = _hashed(reading, writing, buffer) if hashed else (_plain(reading, writing, buffer), "")
+            size, digest = _copied(reading, writing, one, buffer, hashed=hashed)
             if size != one.size:
                 raise DataError(f"{size:,} B were read, {one.size:,} are listed: it changed while it was copied")
             if digest and one.sha256 and digest != one.sha256:
@@ -270,7 +297,7 @@ def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hash
 
 
 def _created(target: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(target, flags, 0o644)
     except OSError:
@@ -282,30 +309,38 @@ def _created(target: str) -> int:
         return os.open(target, flags, 0o644)
 
 
-def _hashed(reading: int, writing: int, buffer: memoryview) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
+def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, hashed: bool) -> tuple[int, str]:
+    """Bytes, and the digest if it is wanted. Within one file system the kernel copies, which may share blocks, and
+    what was written is read back for the digest; from another one bytes are hashed on their way.
+    """
+    digest = new_digest(one.sha256) if hashed else None
+    size = 0
+    if one.size > len(buffer):
+        try:
+            while count := os.copy_file_range(reading, writing, _PIECE):
+                if digest is not None:
+                    _read_back(writing, size, count, buffer, digest)
+                size += count
+        except OSError:
+            if size:
+                raise
     while count := os.readv(reading, [buffer]):
         part = buffer[:count]
-        digest.update(part)
+        if digest is not None:
+            digest.update(part)
         _write_all(writing, part)
         size += count
-    return size, digest.hexdigest()
+    return size, "" if digest is None else said_digest(digest)
 
 
-def _plain(reading: int, writing: int, buffer: memoryview) -> int:
-    """Copied by the kernel where it can, which may share the blocks of one file system."""
-    size = 0
-    try:
-        while count := os.copy_file_range(reading, writing, 1 << 30):
-            size += count
-        return size
-    except OSError:
-        if size:
-            raise
-    while count := os.readv(reading, [buffer]):
-        _write_all(writing, buffer[:count])
-        size += count
-    return size
+def _read_back(file: int, offset: int, size: int, buffer: memoryview, digest: Digest) -> None:
+    end = offset + size
+    while offset < end:
+        count = os.preadv(file, [buffer[: min(len(buffer), end - offset)]], offset)
+        if not count:
+            raise DataError("what was written is gone: another process changes the target")
+        digest.update(buffer[:count])
+        offset += count
 
 
 def _write_all(writing: int, part: memoryview) -> None:
@@ -334,32 +369,13 @@ def _require_room(
         )
 
 
-def _files_below(target: Path) -> dict[str, tuple[int, int]]:
-    """Size and modification time of each plain file, by path; what is none is (-1, -1)."""
-    found: dict[str, tuple[int, int]] = {}
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        with os.scandir(f"{target}/{below}") as entries:
-            for entry in entries:
-                path = f"{below}/{entry.name}" if below else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
-                elif path not in (STAGED, JOURNAL):
-                    about = entry.stat(follow_symlinks=False)
-                    plain = stat.S_ISREG(about.st_mode)
-                    found[path] = (about.st_size, about.st_mtime_ns) if plain else (-1, -1)
-    return found
-
-
 def _read(target: Path) -> _There | None:
     """None for a folder that we have not begun; raises DataError for a `staged.json` that is none of ours."""
     try:
         document = orjson.loads((target / STAGED).read_bytes())
-        hashes = {_path(name): digest for name, digest in document["hashes"].items()}
         if document["version"] != VERSION:
             raise DataError(f"{target}: staged by another version of hfassets; empty it and stage again")
-        return _There(document["fingerprint"], document["complete"], document["hashed"], hashes)
+        return _There(document["fingerprint"], document["complete"], document["hashed"], document["hashes"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

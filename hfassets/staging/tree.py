@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.stage import ADOPTED
@@ -22,8 +25,7 @@ JOURNAL = ".staged.hashes"
 """What a copy says of itself, when it is done and meanwhile; of a source that is a copy they are no part."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """One file: bytes, modification time in ns, and its SHA-256 ("" where nobody has said it yet)."""
 
     path: str
@@ -66,15 +68,13 @@ def read_tree(root: Path) -> SourceTree:
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
     known = _known_hashes(root)
-    files = tuple(sorted(_found(root, "", known, frozenset()), key=lambda one: one.path))
+    files = tuple(sorted(_found(root, known)))
     if not files:
         raise DataError(f"{root}: no files in it")
     if known is not None:
         _compare(root, files, known)
-    digest = hashlib.sha256()
-    for one in files:
-        digest.update(f"{one.size} {one.mtime_ns} {one.sha256} ".encode() + os.fsencode(one.path) + b"\0")
-    return SourceTree(root, files, digest.hexdigest())
+    listed = "\0".join([f"{size} {mtime} {sha256} {path}" for path, size, mtime, sha256 in files])
+    return SourceTree(root, files, hashlib.sha256(os.fsencode(listed)).hexdigest())
 
 
 def checked_path(path: str) -> str:
@@ -98,22 +98,55 @@ def _known_hashes(root: Path) -> dict[str, tuple[int, str]] | None:
     return {checked_path(file.path): (file.size, file.sha256) for file in manifest.files}
 
 
-def _found(
-    root: Path, below: str, known: dict[str, tuple[int, str]] | None, above: frozenset[tuple[int, int]]
-) -> Iterator[SourceFile]:
-    here = (root / below).stat()
-    if (here.st_dev, here.st_ino) in above:
-        raise DataError(f"{root / below}: a link to a folder above it; it would never end")
-    inside = above | {(here.st_dev, here.st_ino)}
-    with os.scandir(root / below) as entries:
-        for entry in entries:
-            path = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_dir():
-                yield from _found(root, path, known, inside)
-            elif entry.is_file() and path not in (STAGED, JOURNAL):
-                about = entry.stat()
-                hashed = known.get(path) if known else None
-                yield SourceFile(path, about.st_size, about.st_mtime_ns, hashed[1] if hashed else "")
+def _found(root: Path, known: dict[str, tuple[int, str]] | None) -> list[SourceFile]:
+    found: list[SourceFile] = []
+    hashes = {path: sha256 for path, (_, sha256) in known.items()} if known else {}
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        below, above = waiting.pop()
+        with opened_folder(root / below) as (folder, mark):
+            if mark in above:
+                raise DataError(f"{root / below}: a link to a folder above it; it would never end")
+            inside = above | {mark}
+            # By the folder's descriptor: looking at each file by its whole path takes a third longer.
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = f"{below}/{entry.name}" if below else entry.name
+                    if entry.is_dir():
+                        waiting.append((path, inside))
+                    elif entry.is_file() and path not in (STAGED, JOURNAL):
+                        about = entry.stat()
+                        found.append(SourceFile(path, about.st_size, about.st_mtime_ns, hashes.get(path, "")))
+    return found
+
+
+@contextmanager
+def opened_folder(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
+    """A folder's descriptor, and what tells it from other folders."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        about = os.fstat(folder)
+        yield folder, (about.st_dev, about.st_ino)
+    finally:
+        os.close(folder)
+
+
+def files_below(target: Path) -> dict[str, tuple[int, int]]:
+    """Size and modification time of each plain file, by path; what is none is (-1, -1)."""
+    found: dict[str, tuple[int, int]] = {}
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with opened_folder(target / below) as (folder, _), os.scandir(folder) as entries:
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif path not in (STAGED, JOURNAL):
+                    about = entry.stat(follow_symlinks=False)
+                    plain = stat.S_ISREG(about.st_mode)
+                    found[path] = (about.st_size, about.st_mtime_ns) if plain else (-1, -1)
+    return found
 
 
 def _compare(root: Path, files: tuple[SourceFile, ...], known: dict[str, tuple[int, str]]) -> None:

@@ -12,12 +12,15 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hfassets.errors import DataError, PartialFailureError, SpaceError
 from hfassets.staging import Staged, StagingRequest, read_tree, stage_tree
+from hfassets.staging.ahead import TargetListing, listing_mark
 from hfassets.staging.copy import verify_staged
 from hfassets.staging.tree import STAGED
 from hfassets.storage.manifest import Manifest, OutputFile, write_manifest
@@ -243,3 +246,41 @@ def test_two_jobs_on_a_node_share_one_copy(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(one.copied_files for one in found) == [0, len(HOSTILE)]
+
+
+def test_a_target_that_is_listed_beforehand_is_as_good_as_one_that_is_looked_at(tmp_path: Path) -> None:
+    """Whatever the names: all there is seen by the listing's mark, a change of one file makes another mark."""
+    source = fill(tmp_path / "source")
+    stage(source, tmp_path / "to")
+    tree = read_tree(source)
+    listed = listing_mark((one.path, one.size, one.mtime_ns) for one in tree.files)
+    assert TargetListing(tmp_path / "to").mark() == listed
+    again = stage_tree(StagingRequest(tree, tmp_path / "to"), listing=TargetListing(tmp_path / "to"))
+    assert again.copied_files == 0
+    lost = next(path for path in (tmp_path / "to").rglob("*") if path.is_file() and path.name not in (STAGED,))
+    lost.write_bytes(b"other")
+    assert TargetListing(tmp_path / "to").mark() != listed
+    again = stage_tree(StagingRequest(tree, tmp_path / "to"), listing=TargetListing(tmp_path / "to"))
+    assert again.copied_files == 1
+    assert content(tmp_path / "to") == content(source)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_files_longer_than_a_block_are_proven_by_what_was_written(tmp_path: Path, *, known: bool) -> None:
+    """A large file is hashed as it lies in the target, by SHA-256 where the manifest has it, else by XXH3."""
+    source = tmp_path / "source"
+    source.mkdir()
+    data = random.Random(1).randbytes(9_000_001)
+    (source / "big").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if known:
+        made = Manifest("x", 1, {}, {}, ".", (OutputFile("big", len(data), sha256),))
+        write_manifest(source / "manifest.json", made)
+    stage(source, tmp_path / "to")
+    digests = orjson.loads((tmp_path / "to" / STAGED).read_bytes())["hashes"]
+    assert digests["big"] == (sha256 if known else f"xxh3:{xxhash.xxh3_128_hexdigest(data)}")
+    assert verify_staged(tmp_path / "to") == []
+    with (tmp_path / "to" / "big").open("r+b") as file:
+        file.seek(8_999_999)
+        file.write(b"\0\0")
+    assert verify_staged(tmp_path / "to") == ["big: not what was copied"]
