@@ -11,13 +11,12 @@ from pathlib import Path
 
 from hfassets.catalog import Accepted, DatasetPartition
 from hfassets.errors import HfassetsError, IntegrityError, UsageError
-from hfassets.hub.acquire import SnapshotRequest, plan_only, take_snapshot
-from hfassets.hub.layout import RepoCache
+from hfassets.hub.acquire import plan_only, take_snapshot
+from hfassets.hub.from_catalog import prepare_request, snapshot_request
 from hfassets.hub.options import hub_options
-from hfassets.hub.prepare import PrepareRequest, prepare
+from hfassets.hub.prepare import find_prepared, prepare
 from hfassets.hub.session import HubClient
 from hfassets.progress import ProgressCallback
-from hfassets.storage.state import StateDir
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,10 @@ def adopt_hub_cache(
     _same(path, catalog.storage.hub_cache, "storage: hub_cache")
     hub, found = catalog.hub, []
     for part in _partitions(accepted):
-        dataset = part.dataset
-        request = SnapshotRequest(
-            RepoCache(catalog.storage.hub_cache, dataset.repo),
-            part.commit,
-            StateDir(catalog.storage.state_dir),
-            part.config,
-            files=dataset.files,
-            include=dataset.include,
-            exclude=dataset.exclude,
-            key=part.key,
-            revision=None if dataset.revision == part.commit else dataset.revision,
-        )
+        request = snapshot_request(catalog, part)
         options = hub_options(
             endpoint=hub.endpoint,
-            token_env=dataset.token_env,
+            token_env=part.dataset.token_env,
             max_retries=hub.max_retries,
             backoff_factor=hub.backoff_factor,
         )
@@ -74,27 +62,17 @@ def adopt_hub_cache(
     return found
 
 
-def adopt_prepared(
-    path: Path, accepted: Accepted, progress: ProgressCallback, *, offline: bool
-) -> list[CachedPartition]:
+def adopt_prepared(path: Path, accepted: Accepted, progress: ProgressCallback) -> list[CachedPartition]:
     """Each dataset config of the catalog whose Arrow files `load_dataset` has left in the cache, hashed once."""
     catalog = accepted.catalog
     _same(path, catalog.storage.datasets_cache, "storage: datasets_cache")
     found = []
     for part in _partitions(accepted):
-        request = PrepareRequest(
-            RepoCache(catalog.storage.hub_cache, part.dataset.repo),
-            part.config,
-            part.commit,
-            catalog.storage.datasets_cache,
-            StateDir(catalog.storage.state_dir),
-            num_proc=part.dataset.num_proc,
-            key=part.key,
-            only_existing=True,
-        )
+        request = prepare_request(catalog, part, only_existing=True)
         try:
-            made = prepare(request, progress)
-            found.append(CachedPartition(part.key, "adopted", made.size))
+            known = find_prepared(request)
+            made = known or prepare(request, progress)
+            found.append(CachedPartition(part.key, "adopted" if known is None else "known already", made.size))
         except HfassetsError as error:
             found.append(_left(part, str(error), damaged=isinstance(error, IntegrityError)))
     return found

@@ -21,18 +21,20 @@ from hfassets.catalog.lock import (
     Partition,
     RecipePartition,
     ShardSetPartition,
+    StagingPartition,
 )
 from hfassets.catalog.mixes import Mix
 from hfassets.catalog.models import Dataset
 from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.catalog.shard_sets import ShardSet
+from hfassets.catalog.staging import StagingRecipe
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
 
 RECORD_VERSION = 3
 DATASETS, C4, DISTILLATION = "datasets", "c4", "distillation"
-MDS, MIXTURES, EXTENSIONS = "mds", "mixtures", "extensions"
-Entry = Dataset | ShardSet | Mix | Recipe | Mixture | ExtensionRecipe
+MDS, MIXTURES, EXTENSIONS, STAGING = "mds", "mixtures", "extensions", "staging"
+Entry = Dataset | ShardSet | Mix | Recipe | Mixture | ExtensionRecipe | StagingRecipe
 
 
 class RecordError(CatalogError):
@@ -93,6 +95,8 @@ def _parts(one: Partition) -> tuple[str, Entry, str | None]:
         return MDS, one.recipe, None
     if isinstance(one, MixturePartition):
         return MIXTURES if isinstance(one.entry, Mixture) else EXTENSIONS, one.entry, None
+    if isinstance(one, StagingPartition):
+        return STAGING, one.recipe, None
     return DISTILLATION, one.mix, one.source
 
 
@@ -109,6 +113,10 @@ def _dumped(one: Partition) -> Mapping[str, Any]:
             for name, of in one.members.items()
         }
         return {"entry": one.entry.model_dump(mode="json"), "members": members}
+    if isinstance(one, StagingPartition):
+        of = one.dataset
+        dataset = None if of is None else [of.key, of.dataset.model_dump(mode="json"), of.config, of.commit]
+        return {"recipe": one.recipe.model_dump(mode="json"), "tokenizer": one.tokenizer_commit, "dataset": dataset}
     return _parts(one)[1].model_dump(mode="json", exclude_defaults=True)
 
 
@@ -117,6 +125,8 @@ def _validated(known: KnownKey) -> Entry:
         return Mix.model_validate(known.entry["mix"])
     if known.kind == MDS:
         return Recipe.model_validate(known.entry["recipe"])
+    if known.kind == STAGING:
+        return StagingRecipe.model_validate(known.entry["recipe"])
     if known.kind in (MIXTURES, EXTENSIONS):
         return (Mixture if known.kind == MIXTURES else ExtensionRecipe).model_validate(known.entry["entry"])
     return (Dataset if known.kind == DATASETS else ShardSet).model_validate(known.entry)
@@ -131,6 +141,10 @@ def _retired(key: str, known: KnownKey, entry: Entry) -> Partition:
             for name, of in known.entry["members"].items()
         }
         return MixturePartition(key, entry, members, retired=True)
+    if isinstance(entry, StagingRecipe):
+        of = known.entry["dataset"]
+        dataset = None if of is None else DatasetPartition(of[0], Dataset.model_validate(of[1]), of[2], of[3])
+        return StagingPartition(key, entry, dataset, known.entry["tokenizer"], retired=True)
     if isinstance(entry, Mix):
         # Records of before there were other models name the curriculum's tokenizer alone.
         tokenizer = known.entry.get("tokenizer")

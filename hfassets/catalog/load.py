@@ -151,7 +151,8 @@ def _parse(content: bytes, path: Path, folder: Path, environment: Mapping[str, s
         problems.extend(problem for problem in found if problem and problem.keys not in reported)
     problems.extend(_duplicate_names(document))
     if catalog is not None:
-        wrong = (*_shared_outputs(catalog), *_unusable_mixes(catalog), *_unusable_recipes(catalog))
+        looks = (_shared_outputs, _unusable_mixes, _unusable_recipes, _unusable_staging)
+        wrong = (one for look in looks for one in look(catalog))
         problems.extend(Problem(document.line(keys), keys, text) for keys, text in wrong)
     if problems or catalog is None:
         ordered = sorted(problems, key=lambda problem: problem.line)
@@ -216,7 +217,7 @@ def _folder(path: Path, folder: Path | None) -> Path:
 def _duplicate_names(document: Document) -> Iterable[Problem]:
     """Entries whose names (so: partition keys) collide, found in the raw data so that other mistakes hide none."""
     data = document.data
-    names = (("mds", _given_name), ("mixtures", _given_name), ("extensions", _given_name))
+    names = [(section, _given_name) for section in ("mds", "mixtures", "extensions", "staging")]
     for section, key_of in (
         ("datasets", _dataset_name),
         ("c4", _shard_set_name),
@@ -288,6 +289,21 @@ def _unusable_recipes(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
     for index, mixture in enumerate(catalog.mixtures):
         if mixture.name in taken:
             yield ("mixtures", index, "name"), f"the name {mixture.name!r} is taken by a recipe; choose another"
+
+
+def _unusable_staging(catalog: Catalog) -> Iterator[tuple[Keys, str]]:
+    """Staging recipes of datasets that the catalog does not have, or with names that others have."""
+    datasets = {one.name for one in catalog.datasets}
+    sections = ("c4", "mds", "mixtures", "extensions")
+    taken = {one.name: section for section in sections for one in getattr(catalog, section)}
+    for index, recipe in enumerate(catalog.staging):
+        name = recipe.source.dataset
+        if name is not None and name not in datasets:
+            text = f"no dataset {name!r} in the section datasets; {_near(name, datasets)}"
+            yield ("staging", index, "source", "dataset"), text
+        if recipe.name in taken:
+            text = f"the name {recipe.name!r} is taken in the section {taken[recipe.name]}; choose another"
+            yield ("staging", index, "name"), text
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from hfassets.catalog.mixes import Mix, RepoPin
 from hfassets.catalog.models import Catalog, Dataset
 from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
 from hfassets.catalog.shard_sets import ShardSet
+from hfassets.catalog.staging import StagingRecipe
 from hfassets.errors import CatalogError
 from hfassets.storage.atomic import write_atomic
 
@@ -145,7 +146,26 @@ class MixturePartition:
         return ""
 
 
-Partition = DatasetPartition | ShardSetPartition | MixPartition | RecipePartition | MixturePartition
+@dataclass(frozen=True, slots=True)
+class StagingPartition:
+    """One partition: a staging recipe with its dataset config, None for a mirror, and its tokenizer's pinned commit.
+
+    A retired one is no longer in the catalog.
+    """
+
+    key: str
+    recipe: StagingRecipe
+    dataset: DatasetPartition | None
+    tokenizer_commit: str
+    retired: bool = False
+
+    @property
+    def commit(self) -> str:
+        """The pinned commit of its dataset, "" for a mirror."""
+        return "" if self.dataset is None else self.dataset.commit
+
+
+Partition = DatasetPartition | ShardSetPartition | MixPartition | RecipePartition | MixturePartition | StagingPartition
 
 
 def lock_path(catalog: Path) -> Path:
@@ -225,7 +245,36 @@ def partitions(catalog: Catalog, lock: Lock) -> tuple[Partition, ...]:
         for entry, names in named
         if all(name in by_name for name in names)
     )
-    return (*datasets, *shard_sets, *mixes, *recipes, *sets)
+    staging = (_staging_partition(recipe, catalog, lock) for recipe in catalog.staging)
+    return (*datasets, *shard_sets, *mixes, *recipes, *sets, *(one for one in staging if one is not None))
+
+
+def _staging_partition(recipe: StagingRecipe, catalog: Catalog, lock: Lock) -> StagingPartition | None:
+    """None as long as the lock does not have all that it needs."""
+    if not all(map(lock.answers, recipe.pins)):
+        return None
+    of = recipe.tokenizer
+    pinned = None if of is None or of.repo is None else lock.find(of.repo, of.revision, "model")
+    commit = "" if pinned is None else pinned.commit
+    dataset = next((one for one in catalog.datasets if one.name == recipe.source.dataset), None)
+    if dataset is None:
+        return StagingPartition(recipe.name, recipe, None, commit)
+    found = lock.find(dataset.repo, dataset.revision)
+    config = None if found is None else staged_config(recipe, dataset, found)
+    if found is None or config is None:
+        return None
+    part = DatasetPartition(f"{dataset.name}:{config}", dataset, config, found.commit)
+    return StagingPartition(recipe.name, recipe, part, commit)
+
+
+def staged_config(recipe: StagingRecipe, dataset: Dataset, pinned: RepoLock) -> str | None:
+    """The config that a recipe is made from: the one it names, else the only one, else the default one."""
+    known = dataset.configs or pinned.configs
+    if recipe.source.config is not None:
+        return recipe.source.config if recipe.source.config in known else None
+    if len(known) == 1:
+        return known[0]
+    return pinned.default_config if pinned.default_config in known else None
 
 
 def _recipe_partition(recipe: Recipe, lock: Lock) -> RecipePartition:
@@ -275,6 +324,22 @@ def config_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
             where = f"{shard_set.repo} at commit {pinned.commit[:12]}"
             text = f"{where} has no config {shard_set.config!r}; {_have(shard_set.config, pinned.configs)}"
             yield ("c4", index, "config"), text
+    yield from _staging_errors(catalog, lock)
+
+
+def _staging_errors(catalog: Catalog, lock: Lock) -> Iterator[tuple[Keys, str]]:
+    by_name = {dataset.name: dataset for dataset in catalog.datasets}
+    for index, recipe in enumerate(catalog.staging):
+        dataset = by_name.get(recipe.source.dataset or "")
+        pinned = None if dataset is None else lock.find(dataset.repo, dataset.revision)
+        if dataset is None or pinned is None or staged_config(recipe, dataset, pinned) is not None:
+            continue
+        config, known = recipe.source.config, dataset.configs or pinned.configs
+        if config is None:
+            yield ("staging", index, "source"), f"{dataset.name} has several configs; {_have('', known)}: name one"
+        else:
+            text = f"{dataset.name} has no config {config!r} in this catalog; {_have(config, known)}"
+            yield ("staging", index, "source", "config"), text
 
 
 def _have(config: str, known: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from hfassets.catalog.fields import (
 from hfassets.catalog.mixes import Mix, RepoPin
 from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe, ValidationSection
 from hfassets.catalog.shard_sets import ShardSet
+from hfassets.catalog.staging import StagingRecipe
 from hfassets.hub.layout import default_datasets_cache, default_hub_cache
 
 
@@ -100,6 +101,7 @@ HeavyAsset = Literal[
     "sampled_mds",
     "training_mds",
     "context_extension_mds",
+    "preprocessed_dataset",
 ]
 WITHOUT_PARTS = ("prepared_dataset", "distillation_file")
 """Each partition of these is made in one go: there is nothing to give to the tasks of an array."""
@@ -174,12 +176,14 @@ class Catalog(Model):
     mds: tuple[Recipe, ...] = ()
     mixtures: tuple[Mixture, ...] = ()
     extensions: tuple[ExtensionRecipe, ...] = ()
+    staging: tuple[StagingRecipe, ...] = ()
 
     @property
     def pinned(self) -> tuple[Dataset | ShardSet | RepoPin, ...]:
         """Every entry whose repo the lock pins to a commit, in order."""
         mixes = (pin for mix in self.distillation for pin in mix.pins)
-        return (*self.datasets, *self.c4, *mixes, *(pin for recipe in self.mds for pin in recipe.pins))
+        recipes = [*(recipe.pins for recipe in self.mds), *(recipe.pins for recipe in self.staging)]
+        return (*self.datasets, *self.c4, *mixes, *(pin for pins in recipes for pin in pins))
 
     @model_validator(mode="before")
     @classmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from typing import Any
 
 from hfassets.catalog.models import Catalog
+from hfassets.catalog.recipes import ExtensionRecipe, Mixture, Recipe
+from hfassets.catalog.staging import StagingRecipe
 
 
 def slurm_mode(catalog: Catalog, asset: str) -> str:
@@ -67,8 +70,13 @@ def shard_sets_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
 
 
 def recipes_request(catalog: Catalog, asset: str) -> dict[str, Any] | None:
-    """The same for MDS recipes, mixtures and extensions; None when nobody asks."""
+    """The same for MDS recipes, mixtures and extensions, and for staging recipes; None when nobody asks."""
     own = _own(catalog)
-    entries = {"training_mds": catalog.mixtures, "context_extension_mds": catalog.extensions}.get(asset, catalog.mds)
+    sections: dict[str, Sequence[Mixture | ExtensionRecipe | StagingRecipe]] = {
+        "training_mds": catalog.mixtures,
+        "context_extension_mds": catalog.extensions,
+        "preprocessed_dataset": catalog.staging,
+    }
+    entries: Sequence[Recipe | Mixture | ExtensionRecipe | StagingRecipe] = sections.get(asset, catalog.mds)
     each = {glob.escape(entry.name): dict(entry.slurm) for entry in entries if entry.slurm}
     return None if asset not in own and not each else {"default": own.get(asset, {}), "partitions": each}

@@ -100,8 +100,11 @@ def _adopt_cache(path: Path, kind: str, progress: ProgressCallback, json_path: s
     catalog = accepted.require()
     if catalog.storage.umask is not None:
         os.umask(catalog.storage.umask)
-    make = adopt_hub_cache if kind == "hub cache" else adopt_prepared
-    found = make(path, accepted, progress, offline=offline)
+    if kind == "hub cache":
+        found = adopt_hub_cache(path, accepted, progress, offline=offline)
+    else:
+        # Nothing is asked of the Hub for Arrow files, offline or not.
+        found = adopt_prepared(path, accepted, progress)
     rows = [(one.key, one.what, format_bytes(one.size), one.why) for one in found]
     table = build_table(["partition", "", "size >", "why not"], rows)
     count = sum(one.what != "not adopted" for one in found)

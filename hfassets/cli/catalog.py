@@ -19,6 +19,7 @@ from hfassets.catalog.lock import (
     MixPartition,
     MixturePartition,
     RecipePartition,
+    StagingPartition,
     lock_path,
     read_lock,
     unsynced,
@@ -230,6 +231,12 @@ def _rows(accepted: Accepted) -> Iterator[dict[str, object]]:
             of = one.recipe.source
             pin = RepoPin(one.key, of.repo or of.kind, of.revision if of.repo else "")
             yield _row(pin, one.commit or None, of.config, one.key, retired=one.retired)
+        elif isinstance(one, StagingPartition):
+            of_dataset = one.dataset
+            repo = str(one.recipe.source.mirror) if of_dataset is None else of_dataset.dataset.repo
+            pin = RepoPin(one.key, repo, "" if of_dataset is None else of_dataset.dataset.revision)
+            config = one.recipe.source.config if of_dataset is None else of_dataset.config
+            yield _row(pin, one.commit or None, config, one.key, retired=one.retired)
         elif isinstance(one, MixturePartition):
             yield _row(RepoPin(one.key, ", ".join(one.members), ""), None, None, one.key, retired=one.retired)
         else:

@@ -22,9 +22,12 @@ from hfassets.defs.location import Location
 from hfassets.defs.mds import assets as mds
 from hfassets.defs.mds.partitions import GROUP as MDS_GROUP
 from hfassets.defs.registration import Registrable
+from hfassets.defs.staging import assets as staging
+from hfassets.defs.staging.partitions import GROUP as STAGING_GROUP
 from hfassets.slurm.request import EXPECTS_KEY
 
-SYSTEMS = (hub, c4, distillation, mds)
+GROUPS = (GROUP, C4_GROUP, DISTILLATION_GROUP, MDS_GROUP, STAGING_GROUP)
+SYSTEMS = (hub, c4, distillation, mds, staging)
 
 
 def build_definitions(location: Location) -> dg.Definitions:
@@ -40,6 +43,7 @@ def build_definitions(location: Location) -> dg.Definitions:
                 *c4.build_assets(location),
                 *distillation.build_assets(location),
                 *mds.build_assets(location),
+                *staging.build_assets(location),
                 catalog_spec(location),
             ],
             asset_checks=[catalog_accepted_check(location)],
@@ -49,7 +53,7 @@ def build_definitions(location: Location) -> dg.Definitions:
                     location,
                     [one for system in SYSTEMS for one in system.verifiables(location)],
                 ),
-                automation_sensor(dg.AssetSelection.groups(GROUP, C4_GROUP, DISTILLATION_GROUP, MDS_GROUP)),
+                automation_sensor(dg.AssetSelection.groups(*GROUPS)),
             ],
             # Parallelism belongs to the parts of a step, not to processes of steps.
             executor=dg.in_process_executor,

@@ -20,6 +20,7 @@ from hfassets.catalog import (
     MixturePartition,
     RecipePartition,
     ShardSetPartition,
+    StagingPartition,
     VerifySettings,
     accept,
     catalog_path,
@@ -29,6 +30,7 @@ from hfassets.distillation.from_catalog import mix_run
 from hfassets.errors import DataError, HfassetsError
 from hfassets.mds.from_catalog import declared
 from hfassets.packed.from_catalog import Students
+from hfassets.staging.from_catalog import declared as declared_staging
 from hfassets.storage import StateDir
 from hfassets.storage.purge import days_left
 
@@ -247,6 +249,36 @@ class Location:
         if key not in self._mixtures:
             raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
         return self._mixtures[key]
+
+    @cached_property
+    def _staging(self) -> Mapping[str, StagingPartition]:
+        return {one.key: one for one in self.accepted.partitions if isinstance(one, StagingPartition)}
+
+    @cached_property
+    def staging(self) -> dg.StaticPartitionsDefinition:
+        """The partitions definition of staging recipes."""
+        return dg.StaticPartitionsDefinition(list(self._staging))
+
+    @cached_property
+    def staged_from(self) -> Mapping[str, tuple[str, ...]]:
+        """The staging recipes that are made from each dataset partition."""
+        found: dict[str, tuple[str, ...]] = {}
+        for key, one in self._staging.items():
+            if one.dataset is not None and one.dataset.key in self._by_key:
+                found[one.dataset.key] = (*found.get(one.dataset.key, ()), key)
+        return found
+
+    @cached_property
+    def staging_versions(self) -> Mapping[str, str]:
+        """What names each recipe's output as the catalog has it now."""
+        return {key: declared_staging(one) for key, one in self._staging.items() if not one.retired}
+
+    def staging_recipe(self, key: str) -> StagingPartition:
+        """What a key of a staging recipe stands for; raises as `partition` does."""
+        self.accepted.require()
+        if key not in self._staging:
+            raise DataError(f"{key} is not in {self.path}; reload the code location to see what is")
+        return self._staging[key]
 
     @property
     def partitions_per_run(self) -> int:

@@ -123,6 +123,7 @@ def _steps(location: Location, instance: dg.DagsterInstance) -> list[Step]:
     from hfassets.defs.distillation.students import student_assets
     from hfassets.defs.hub.partitions import INVENTORY, PREPARED, SNAPSHOT, VERIFIED
     from hfassets.defs.mds.assets import mds_assets
+    from hfassets.defs.staging.assets import staging_assets
 
     state = location.state
 
@@ -151,7 +152,7 @@ def _steps(location: Location, instance: dg.DagsterInstance) -> list[Step]:
             location.teacher_mixes.get_partition_keys(),
             lambda key: _latest(instance, TEACHER, key) is not None,
         ),
-        *(of_stage(one) for one in (*student_assets(location), *mds_assets(location))),
+        *(of_stage(one) for one in (*student_assets(location), *mds_assets(location), *staging_assets(location))),
         Step(INVENTORY.to_user_string(), [INVENTORY], [None], lambda _: False, sweep),
     ]
 
@@ -246,8 +247,10 @@ def _checks(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str | None) -
     from hfassets.defs.distillation import checks as distillation
     from hfassets.defs.hub import checks as hub
     from hfassets.defs.mds import checks as mds
+    from hfassets.defs.staging import checks as staging
 
-    names = {**hub.CHECKS_OF, **c4.CHECKS_OF, **distillation.CHECKS_OF, **mds.CHECKS_OF}[asset]
+    groups = (hub.CHECKS_OF, c4.CHECKS_OF, distillation.CHECKS_OF, mds.CHECKS_OF, staging.CHECKS_OF)
+    names = next(of[asset] for of in groups if asset in of)
     passed = 0
     for name in names:
         history = instance.event_log_storage.get_asset_check_execution_history(

@@ -19,8 +19,10 @@ import datasets
 import pyarrow as pa
 from datasets import builder as library_builder
 from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.features.features import require_storage_embed
 from datasets.load import configure_builder_class, import_main_class
 from datasets.naming import camelcase_to_snakecase, filenames_for_dataset_split
+from datasets.table import embed_table_storage
 from datasets.utils._filelock import FileLock
 from huggingface_hub import constants as hub_constants
 
@@ -110,13 +112,31 @@ def download_and_prepare(
         )
 
 
+def prepare_local(
+    folder: Path, config: str | None, cache_dir: Path, num_proc: int | None, errors: Path, progress: ProgressCallback
+) -> tuple[Path, tuple[Path, ...]]:
+    """The Arrow files of a folder's data, as `load_dataset(folder, config)` makes and finds them, and what they are of.
+
+    Raises what the library raises.
+    """
+    with offline(), quiet(errors), _media_unopened(), _rows_reported(folder.name, progress):
+        builder = datasets.load_dataset_builder(str(folder), config, cache_dir=str(cache_dir))
+        builder.download_and_prepare(num_proc=num_proc)
+        return Path(builder.cache_dir), tuple(
+            Path(str(path)) for paths in (builder.config.data_files or {}).values() for path in paths
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared folder as it lies on disk: Arrow files and rows of each split, counted in those files."""
+    """A prepared folder as it lies on disk. `files`: all of it; `arrow`: the Arrow files of each split with the rows
+    that were counted in them, in order.
+    """
 
     rows: Mapping[str, int]
     features: str
     files: tuple[Path, ...]
+    arrow: Mapping[str, tuple[tuple[Path, int], ...]]
 
 
 def read_prepared(folder: Path) -> Prepared:
@@ -124,18 +144,20 @@ def read_prepared(folder: Path) -> Prepared:
     try:
         info = datasets.DatasetInfo.from_directory(str(folder))
         rows: dict[str, int] = {}
+        arrow: dict[str, tuple[tuple[Path, int], ...]] = {}
         files: list[Path] = [folder / datasets.config.DATASET_INFO_FILENAME]
         for name, split in (info.splits or {}).items():
             paths = filenames_for_dataset_split(
                 str(folder), info.dataset_name, name, filetype_suffix="arrow", shard_lengths=split.shard_lengths
             )
-            rows[str(name)] = sum(_arrow_rows(Path(path)) for path in paths)
+            arrow[str(name)] = tuple((Path(path), _arrow_rows(Path(path))) for path in paths)
+            rows[str(name)] = sum(count for _, count in arrow[str(name)])
             files += [Path(path) for path in paths]
             if rows[str(name)] != split.num_examples:
                 raise IntegrityError(f"{folder}: {rows[str(name)]:,} rows of {name}, {split.num_examples:,} recorded")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder} is not a whole prepared dataset: {first_line(error, folder)}") from error
-    return Prepared(rows, str(info.features), tuple(files))
+    return Prepared(rows, str(info.features), tuple(files), arrow)
 
 
 def _arrow_rows(path: Path) -> int:
@@ -173,6 +195,22 @@ def undecoded(dataset: Any) -> Any:
             kind = type(feature)
             dataset = dataset.cast_column(name, kind(decode=False))
     return dataset
+
+
+def has_media(schema: Any) -> bool:
+    """Whether rows can refer to files: images, audio, video."""
+    return bool(require_storage_embed(dict(datasets.Features.from_arrow_schema(schema))))
+
+
+def with_media(table: Any) -> Any:
+    """The rows with the content of the local files that they refer to, and the files' names; raises OSError."""
+    return embed_table_storage(table, remote_files=False)
+
+
+def features_of(schema: Any) -> dict[str, Any]:
+    """The features of Arrow rows, as `datasets` writes them down."""
+    found: dict[str, Any] = datasets.Features.from_arrow_schema(schema).to_dict()
+    return found
 
 
 def prepared_configs(repo_id: str, cache_dir: Path | None) -> tuple[str, ...]:

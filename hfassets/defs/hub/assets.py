@@ -29,6 +29,7 @@ from hfassets.defs.progress import log_progress
 from hfassets.defs.quota import quota_share
 from hfassets.defs.registration import Found, Registrable
 from hfassets.hub.acquire import SnapshotRequest, TakenSnapshot, find_snapshot, take_snapshot
+from hfassets.hub.from_catalog import prepare_request, snapshot_request
 from hfassets.hub.inventory import inventory as take_inventory
 from hfassets.hub.layout import RepoCache
 from hfassets.hub.prepare import PreparedDataset, PrepareRequest, find_prepared, prepare
@@ -138,64 +139,24 @@ def _spec(
     )
 
 
-def snapshot_request(
-    location: Location, key: str, *, workers: int = 8, force: bool = False, run_id: str = ""
-) -> SnapshotRequest:
-    """What the catalog asks for of a partition's raw files."""
-    partition = location.partition(key)
-    dataset = partition.dataset
-    return SnapshotRequest(
-        RepoCache(location.hub_cache, dataset.repo),
-        partition.commit,
-        location.state,
-        partition.config,
-        files=dataset.files,
-        include=dataset.include,
-        exclude=dataset.exclude,
-        key=key,
-        revision=None if dataset.revision == partition.commit else dataset.revision,
-        workers=workers,
-        max_bytes=dataset.max_bytes,
-        transfer=dataset.transfer,
-        force=force,
-        run_id=run_id,
-    )
-
-
-def prepare_request(location: Location, key: str, *, force: bool = False, run_id: str = "") -> PrepareRequest:
-    """What the catalog asks for of a partition's Arrow files."""
-    partition = location.partition(key)
-    return PrepareRequest(
-        RepoCache(location.hub_cache, partition.dataset.repo),
-        partition.config,
-        partition.commit,
-        location.catalog.storage.datasets_cache,
-        location.state,
-        num_proc=partition.dataset.num_proc,
-        force=force,
-        key=key,
-        run_id=run_id,
-    )
-
-
 def registrables(location: Location) -> list[Registrable]:
     """How the outputs of the chain are found again, in its order."""
     keys = list(location.commits)
 
     def snapshot(key: str) -> Found | None:
-        found = find_snapshot(snapshot_request(location, key))
+        found = find_snapshot(snapshot_request(location.catalog, location.partition(key)))
         return None if found is None else Found(found.fingerprint, lambda: _taken(location, found, ()))
 
     def verified(key: str) -> Found | None:
         entry = read_entry(_ledger(location, VERIFIED), key)
-        if entry is None or find_snapshot(snapshot_request(location, key)) is None:
+        if entry is None or find_snapshot(snapshot_request(location.catalog, location.partition(key))) is None:
             return None
         proof = _prove(location, key)
         return Found(proof.fingerprint, lambda: results.of_proof(proof))
 
     def prepared(key: str) -> Found | None:
         partition = location.partition(key)
-        found = find_prepared(prepare_request(location, key))
+        found = find_prepared(prepare_request(location.catalog, location.partition(key)))
         if found is None:
             return None
         repo = RepoCache(location.hub_cache, partition.dataset.repo)
@@ -267,7 +228,11 @@ def hub_snapshot(location: Location) -> dg.AssetsDefinition:
 
         def request(key: str) -> SnapshotRequest:
             return snapshot_request(
-                location, key, workers=config.workers, force=config.force, run_id=context.run.run_id
+                location.catalog,
+                location.partition(key),
+                workers=config.workers,
+                force=config.force,
+                run_id=context.run.run_id,
             )
 
         def make(key: str) -> Outcome:
@@ -352,7 +317,8 @@ def prepared_dataset(location: Location) -> dg.AssetsDefinition:
         ledger = _ledger(location, PREPARED)
 
         def request(key: str, *, force: bool = False) -> PrepareRequest:
-            return prepare_request(location, key, force=force, run_id=context.run.run_id)
+            part = location.partition(key)
+            return prepare_request(location.catalog, part, force=force, run_id=context.run.run_id)
 
         def proven(made: PreparedDataset, key: str) -> None:
             damage = prove_prepared(made, key, ledger, progress)

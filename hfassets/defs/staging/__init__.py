@@ -1,0 +1,1 @@
+"""The Dagster face of `hfassets.staging`."""
