@@ -18,7 +18,7 @@ from hfassets.mds.verify import file_fault
 from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import fsync_directory
-from hfassets.storage.manifest import Manifest, read_manifest
+from hfassets.storage.manifest import Manifest, OutputFile, read_manifest
 
 PARTS = ".parts"
 Close = Callable[[Mapping[str, int]], None]
@@ -83,6 +83,18 @@ def find_shards(folder: Path) -> StageOutput | None:
     if any(not name.exists() or name.stat().st_size != sizes[path] for name, path in names.items()):
         place_shards(folder, paths)
     return found
+
+
+def packed_shards(folder: Path) -> dict[str, OutputFile] | None:
+    """The shards of a finished folder by their names there; None when it is none."""
+    try:
+        manifest = read_manifest(folder / PARTS / MANIFEST_FILE)
+    except IntegrityError:
+        return None
+    if manifest is None:
+        return None
+    files = {file.path: file for file in manifest.files}
+    return {shard_name(number): files[path] for number, path in enumerate(_paths(manifest))}
 
 
 def make_shards(stage: Stage, run: StageRun, progress: ProgressCallback = silent) -> StageOutput:

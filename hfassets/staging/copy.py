@@ -8,7 +8,6 @@ with one target the second waits, and finds it done.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -24,17 +23,15 @@ from hfassets.parts.pool import begin_worker
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.report.units import format_bytes
 from hfassets.staging.ahead import TargetListing, listing_mark
-from hfassets.staging.digest import Digest, has_digest, new_digest, said_digest
-from hfassets.staging.tree import JOURNAL, STAGED, SourceFile, SourceTree, files_below
+from hfassets.staging.digest import has_digest
+from hfassets.staging.transfer import copy_batch
+from hfassets.staging.tree import JOURNAL, LINK, STAGED, SourceFile, SourceTree, files_below
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
 
 VERSION = 1
 PATIENCE = 86_400.0
 """Seconds that a second job waits for the copy of the first."""
-_BLOCK = 256 << 10
-"""B. Small enough to stay in a core's own cache between being read, hashed and written."""
-_PIECE = 8 << 20
 _BATCH_FILES = 512
 _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
@@ -42,17 +39,22 @@ _SMALL = 1 << 20
 
 @dataclass(frozen=True)
 class StagingRequest:
-    """What is to be where. `workers`: processes that copy; `hashed`: read back nothing, but hash what is copied."""
+    """What is to be where. `workers`: processes that copy; `hashed`: hash what is copied; `keeps`: leave files in the
+    target that are not of the source, for those who work there make some of their own.
+    """
 
     source: SourceTree
     to: Path
     workers: int = 1
     hashed: bool = True
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A folder that holds all files of its source. `copied_*`: now, the rest was there. Bytes; seconds of this run."""
+    """A folder that holds all files of its source. `copied_*`: now, the rest was there. Bytes; seconds of this run;
+    `links`: how many lead to the source.
+    """
 
     to: Path
     files: int
@@ -60,6 +62,7 @@ class Staged:
     copied_files: int
     copied_bytes: int
     seconds: float
+    links: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,8 @@ def stage_tree(
     else, PartialFailureError naming files that could not be copied or are not what the source's manifest says.
     """
     began = time.monotonic()
-    target = request.to.absolute()
-    if target.is_relative_to(request.source.root) or request.source.root.is_relative_to(target):
+    target, root = request.to.absolute(), request.source.root
+    if isinstance(root, Path) and (target.is_relative_to(root) or root.is_relative_to(target)):
         raise DataError(f"{target}: in the source itself, or around it; choose another target")
     if listing is not None and _is_as_listed(request, target, listing):
         return Staged(target, len(request.source.files), request.source.bytes, 0, 0, time.monotonic() - began)
@@ -106,6 +109,7 @@ def _is_as_listed(request: StagingRequest, target: Path, listing: TargetListing)
     before, files = _read(target), request.source.files
     return (
         _is_complete(before, request)
+        and not request.source.links
         and listing.mark() == listing_mark((path, size, mtime_ns) for path, size, mtime_ns, _ in files)
     )  # fmt: skip
 
@@ -126,8 +130,9 @@ def _stage(request: StagingRequest, target: Path, began: float, progress: Progre
     if before is None and there:
         raise DataError(f"{target}: not empty, and not staged by hfassets; choose another folder, or empty it")
     wanted = {path: (size, mtime_ns) for path, size, mtime_ns, _ in source.files}
-    if _is_complete(before, request) and wanted.items() <= there.items():
-        return Staged(target, len(source.files), source.bytes, 0, 0, time.monotonic() - began)
+    links = [path for path, to in source.links.items() if there.get(path) != LINK or _leads_to(target / path) != to]
+    if _is_complete(before, request) and wanted.items() <= there.items() and not links:
+        return Staged(target, len(source.files), source.bytes, 0, 0, time.monotonic() - began, len(source.links))
     hashes = _known_hashes(target, before)
     missing = [
         one
@@ -139,16 +144,41 @@ def _stage(request: StagingRequest, target: Path, began: float, progress: Progre
     hashes = {path: digest for path, digest in hashes.items() if path in wanted}
     _write(target, source, hashes, complete=False, hashed=request.hashed)
     (target / JOURNAL).unlink(missing_ok=True)
-    for path in there:
-        if path not in wanted:
+    for path in () if request.keeps else there:
+        if path not in wanted and path not in source.links:
             (target / path).unlink()
     for folder in source.folders:
         (target / folder).mkdir(exist_ok=True)
+    for path in links:
+        _link(target / path, source.links[path])
     hashes |= _copy_all(request, target, missing, progress)
     _write(target, source, hashes, complete=True, hashed=request.hashed)
     (target / JOURNAL).unlink(missing_ok=True)
     size = sum(one.size for one in missing)
-    return Staged(target, len(source.files), source.bytes, len(missing), size, time.monotonic() - began)
+    return Staged(
+        target,
+        len(source.files),
+        source.bytes,
+        len(missing),
+        size,
+        time.monotonic() - began,
+        len(source.links),
+    )
+
+
+def _leads_to(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def _link(path: Path, to: str) -> None:
+    """A link in the place of whatever was there, in one step."""
+    temporary = path.with_name(f".{path.name[:200]}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(to)
+    temporary.replace(path)
 
 
 def _is_proven(one: SourceFile, hashes: Mapping[str, str]) -> bool:
@@ -181,6 +211,8 @@ def verify_staged(target: Path, progress: ProgressCallback = silent) -> list[str
         raise DataError(f"{target}: staged without hashes; stage it again with them")
     faults = []
     hashes = there.hashes
+    # A lock's content is of those who hold it.
+    hashes = {path: digest for path, digest in hashes.items() if not path.endswith(".lock")}
     for done, (path, digest) in enumerate(sorted(hashes.items()), 1):
         try:
             if not has_digest(target / path, digest):
@@ -198,7 +230,7 @@ def _copy_all(
     total, done = sum(one.size for one in missing), 0
     hashes: dict[str, str] = {}
     failures: list[tuple[str, str]] = []
-    root = str(request.source.root)
+    root, name = request.source.root, str(request.source.root).rpartition("/")[2]
     journal = target / JOURNAL
     batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
     context = get_context("spawn")
@@ -211,12 +243,12 @@ def _copy_all(
             if len(running) >= 2 * request.workers:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 done += _take(ended, hashes, failures, journal)
-                progress(Progress(f"stage {request.source.root.name}", done, total, "B"))
+                progress(Progress(f"stage {name}", done, total, "B"))
             running.add(pool.submit(copy_batch, root, str(target), batch, hashed=request.hashed))
         while running:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             done += _take(ended, hashes, failures, journal)
-            progress(Progress(f"stage {request.source.root.name}", done, total, "B"))
+            progress(Progress(f"stage {name}", done, total, "B"))
     except BrokenProcessPool:
         raise HfassetsError(f"{target}: a process that copies was killed; run again to go on") from None
     finally:
@@ -264,90 +296,6 @@ def _batches(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
         yield batch
 
 
-def copy_batch(root: str, target: str, files: Sequence[SourceFile], *, hashed: bool) -> list[tuple[str, int, str, str]]:
-    """Worker: (path, bytes, digest or "", what went wrong or "") of each file."""
-    buffer = memoryview(bytearray(_BLOCK))
-    found = []
-    for one in files:
-        try:
-            digest = _copy(f"{root}/{one.path}", f"{target}/{one.path}", one, buffer, hashed=hashed)
-            found.append((one.path, one.size, digest, ""))
-        except (OSError, HfassetsError) as error:
-            found.append((one.path, one.size, "", getattr(error, "strerror", None) or str(error)))
-    return found
-
-
-def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hashed: bool) -> str:
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        writing = _created(target)
-        try:
-            size, digest = _copied(reading, writing, one, buffer, hashed=hashed)
-            if size != one.size:
-                raise DataError(f"{size:,} B were read, {one.size:,} are listed: it changed while it was copied")
-            if digest and one.sha256 and digest != one.sha256:
-                raise DataError("its SHA-256 is not what the manifest says: the source is damaged")
-            # Last of all: from now on it counts as there.
-            os.utime(writing, ns=(one.mtime_ns, one.mtime_ns))
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
-    return digest
-
-
-def _created(target: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(target, flags, 0o644)
-    except OSError:
-        # A link, or something else that was put there.
-        if Path(target).is_dir() and not Path(target).is_symlink():
-            shutil.rmtree(target)
-        else:
-            Path(target).unlink()
-        return os.open(target, flags, 0o644)
-
-
-def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, hashed: bool) -> tuple[int, str]:
-    """Bytes, and the digest if it is wanted. Within one file system the kernel copies, which may share blocks, and
-    what was written is read back for the digest; from another one bytes are hashed on their way.
-    """
-    digest = new_digest(one.sha256) if hashed else None
-    size = 0
-    if one.size > len(buffer):
-        try:
-            while count := os.copy_file_range(reading, writing, _PIECE):
-                if digest is not None:
-                    _read_back(writing, size, count, buffer, digest)
-                size += count
-        except OSError:
-            if size:
-                raise
-    while count := os.readv(reading, [buffer]):
-        part = buffer[:count]
-        if digest is not None:
-            digest.update(part)
-        _write_all(writing, part)
-        size += count
-    return size, "" if digest is None else said_digest(digest)
-
-
-def _read_back(file: int, offset: int, size: int, buffer: memoryview, digest: Digest) -> None:
-    end = offset + size
-    while offset < end:
-        count = os.preadv(file, [buffer[: min(len(buffer), end - offset)]], offset)
-        if not count:
-            raise DataError("what was written is gone: another process changes the target")
-        digest.update(buffer[:count])
-        offset += count
-
-
-def _write_all(writing: int, part: memoryview) -> None:
-    while part:
-        part = part[os.write(writing, part) :]
-
-
 def _require_room(
     target: Path, source: SourceTree, missing: Sequence[SourceFile], there: Mapping[str, tuple[int, int]]
 ) -> None:
@@ -362,6 +310,7 @@ def _require_room(
             " are missing, nothing was copied"
         )
     inodes = sum(one.path not in there for one in missing) + len(source.folders)
+    inodes += sum(path not in there for path in source.links)
     # Some file systems make inodes as they need them, and say that they have none.
     if room.f_files and inodes > room.f_favail:
         raise SpaceError(

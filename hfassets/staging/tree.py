@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.stage import ADOPTED
+from hfassets.packed.shards import PARTS, packed_shards
 from hfassets.parts.plan import MANIFEST_FILE
-from hfassets.storage.manifest import Manifest, read_manifest
+from hfassets.storage.manifest import parse_manifest
+from hfassets.storage.s3 import S3Prefix
 
 STAGED = "staged.json"
 JOURNAL = ".staged.hashes"
 """What a copy says of itself, when it is done and meanwhile; of a source that is a copy they are no part."""
+LINK = (-1, -1)
+"""What stands for size and time of what is no plain file."""
 
 
 class SourceFile(NamedTuple):
@@ -36,11 +40,26 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
-    """The files of a folder, in the order of their paths. `fingerprint` tells it from another state of the folder."""
+    """The files of a folder, or below an address of S3, in the order of their paths, and `links`: paths that become
+    links to places outside. `fingerprint` tells the tree from another state of it.
+    """
 
-    root: Path
+    root: Path | S3Prefix
     files: tuple[SourceFile, ...]
     fingerprint: str
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, root: Path | S3Prefix, files: Iterable[SourceFile], links: Mapping[str, str] | None = None
+    ) -> SourceTree:
+        """With its fingerprint; raises DataError when there is nothing in it."""
+        ordered = tuple(sorted(files))
+        if not ordered:
+            raise DataError(f"{root}: no files in it")
+        listed = [f"{size} {mtime} {sha256} {path}" for path, size, mtime, sha256 in ordered]
+        listed += [f"{path} -> {to}" for path, to in sorted((links or {}).items())]
+        return cls(root, ordered, hashlib.sha256(os.fsencode("\0".join(listed))).hexdigest(), dict(links or {}))
 
     @property
     def bytes(self) -> int:
@@ -49,10 +68,10 @@ class SourceTree:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that the files lie in, parents first."""
+        """The folders that files and links lie in, parents first."""
         found: set[str] = set()
-        for file in self.files:
-            parent = file.path.rpartition("/")[0]
+        for path in (*(file.path for file in self.files), *self.links):
+            parent = path.rpartition("/")[0]
             while parent and parent not in found:
                 found.add(parent)
                 parent = parent.rpartition("/")[0]
@@ -60,21 +79,48 @@ class SourceTree:
 
 
 def read_tree(root: Path) -> SourceTree:
-    """The files of a finished output of ours (its hashes known), or of any other folder, links followed.
+    """The files of finished outputs of ours (their hashes known), or of any other folder, links followed.
 
     Raises DataError for what is no folder, has no files, or whose files are not what its manifest says.
     """
     root = root.absolute()
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
-    known = _known_hashes(root)
-    files = tuple(sorted(_found(root, known)))
-    if not files:
-        raise DataError(f"{root}: no files in it")
-    if known is not None:
-        _compare(root, files, known)
-    listed = "\0".join([f"{size} {mtime} {sha256} {path}" for path, size, mtime, sha256 in files])
-    return SourceTree(root, files, hashlib.sha256(os.fsencode(listed)).hexdigest())
+    contents = {name: (root / name).read_bytes() for name in _manifests_in(one.name for one in root.iterdir())}
+    known = known_hashes(contents, str(root))
+    packed: dict[str, tuple[int, str]] = {}
+    files = _found(root, known, packed)
+    compare(str(root), files, known | packed)
+    return SourceTree.of(root, files)
+
+
+def _manifests_in(names: Iterable[str]) -> list[str]:
+    """What may say the hashes of a folder's files; those of an adopted one count before all others."""
+    return [name for name in sorted(names) if name in (ADOPTED, MANIFEST_FILE) or is_shared(name)]
+
+
+def is_shared(name: str) -> bool:
+    """Whether a file is the manifest of an output that shares its folder."""
+    return name.endswith(f".{MANIFEST_FILE}") and not name.startswith(".")
+
+
+def known_hashes(contents: Mapping[str, bytes], root: str) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file that manifests have, by their content and name. `root`: where they lie.
+
+    Raises DataError for a path in them that leads out of the folder.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for name in sorted(contents, key=lambda one: (one != ADOPTED, one)):
+        try:
+            manifest = parse_manifest(contents[name], f"{root}/{name}")
+        except IntegrityError:
+            # Another tool's file of that name: then it is a file like any other.
+            continue
+        if manifest.root == "." or manifest.root.rstrip("/") == root:
+            known = {checked_path(file.path): (file.size, file.sha256) for file in manifest.files} | known
+        if name == ADOPTED:
+            break
+    return known
 
 
 def checked_path(path: str) -> str:
@@ -85,22 +131,10 @@ def checked_path(path: str) -> str:
     return path
 
 
-def _known_hashes(root: Path) -> dict[str, tuple[int, str]] | None:
-    manifest: Manifest | None = None
-    for name in (ADOPTED, MANIFEST_FILE):
-        try:
-            manifest = manifest or read_manifest(root / name)
-        except IntegrityError:
-            # Another tool's file of that name: then it is a file like any other.
-            continue
-    if manifest is None or manifest.root != ".":
-        return None
-    return {checked_path(file.path): (file.size, file.sha256) for file in manifest.files}
-
-
-def _found(root: Path, known: dict[str, tuple[int, str]] | None) -> list[SourceFile]:
+def _found(root: Path, known: Mapping[str, tuple[int, str]], packed: dict[str, tuple[int, str]]) -> list[SourceFile]:
+    """All files; shards of packed rows are in `packed` from now on, and their parts, which are the same, left out."""
     found: list[SourceFile] = []
-    hashes = {path: sha256 for path, (_, sha256) in known.items()} if known else {}
+    hashes = {path: sha256 for path, (_, sha256) in known.items()}
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
         below, above = waiting.pop()
@@ -113,10 +147,17 @@ def _found(root: Path, known: dict[str, tuple[int, str]] | None) -> list[SourceF
                 for entry in entries:
                     path = f"{below}/{entry.name}" if below else entry.name
                     if entry.is_dir():
-                        waiting.append((path, inside))
+                        shards = packed_shards(root / below) if entry.name == PARTS else None
+                        if shards is None:
+                            waiting.append((path, inside))
+                            continue
+                        prefix = f"{below}/" if below else ""
+                        packed |= {prefix + name: (file.size, file.sha256) for name, file in shards.items()}
                     elif entry.is_file() and path not in (STAGED, JOURNAL):
                         about = entry.stat()
                         found.append(SourceFile(path, about.st_size, about.st_mtime_ns, hashes.get(path, "")))
+    if packed:
+        found = [one._replace(sha256=packed[one.path][1]) if one.path in packed else one for one in found]
     return found
 
 
@@ -132,7 +173,7 @@ def opened_folder(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def files_below(target: Path) -> dict[str, tuple[int, int]]:
-    """Size and modification time of each plain file, by path; what is none is (-1, -1)."""
+    """Size and modification time of each plain file, by path; what is none is LINK."""
     found: dict[str, tuple[int, int]] = {}
     waiting = [""]
     while waiting:
@@ -145,14 +186,15 @@ def files_below(target: Path) -> dict[str, tuple[int, int]]:
                 elif path not in (STAGED, JOURNAL):
                     about = entry.stat(follow_symlinks=False)
                     plain = stat.S_ISREG(about.st_mode)
-                    found[path] = (about.st_size, about.st_mtime_ns) if plain else (-1, -1)
+                    found[path] = (about.st_size, about.st_mtime_ns) if plain else LINK
     return found
 
 
-def _compare(root: Path, files: tuple[SourceFile, ...], known: dict[str, tuple[int, str]]) -> None:
+def compare(root: str, files: Iterable[SourceFile], known: Mapping[str, tuple[int, str]]) -> None:
+    """Raise DataError when files that a manifest has are not there, or have another size."""
     sizes = {one.path: one.size for one in files}
     for path, (size, _) in known.items():
         if path not in sizes:
-            raise DataError(f"{root / path}: gone; its manifest has it")
+            raise DataError(f"{root}/{path}: gone; its manifest has it")
         if sizes[path] != size:
-            raise DataError(f"{root / path}: {sizes[path]:,} B, its manifest says {size:,}")
+            raise DataError(f"{root}/{path}: {sizes[path]:,} B, its manifest says {size:,}")

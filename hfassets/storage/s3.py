@@ -251,6 +251,15 @@ class S3Store:
                 for entry in page.get("Contents", ()):
                     yield str(entry["Key"])[len(start) :]
 
+    def listing(self) -> Iterator[tuple[str, int, int]]:
+        """Name, bytes and time of writing (ns) of all objects at any depth; needs the right to list the prefix."""
+        start = self.place.key("")
+        with self._asking(""):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, Prefix=start):
+                for entry in page.get("Contents", ()):
+                    written = int(entry["LastModified"].timestamp()) * 1_000_000_000
+                    yield str(entry["Key"])[len(start) :], int(entry["Size"]), written
+
     def remove(self, name: str) -> None:
         """Delete an object; one that is not there is no error."""
         with self._asking(name):

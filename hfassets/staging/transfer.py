@@ -1,0 +1,137 @@
+"""The worker of staging: files copied one by one, each proven by what it was hashed to.
+
+Invariant: a file gets the source's modification time last of all, and only when it is what is listed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hfassets.errors import DataError, HfassetsError
+from hfassets.staging.digest import Digest, new_digest, said_digest
+from hfassets.staging.tree import SourceFile
+from hfassets.storage.s3 import S3Error, S3Prefix, S3Store
+
+_BLOCK = 256 << 10
+"""B. Small enough to stay in a core's own cache between being read, hashed and written."""
+_PIECE = 8 << 20
+_ATTEMPTS = 3
+
+
+def copy_batch(
+    root: Path | S3Prefix, target: str, files: Sequence[SourceFile], *, hashed: bool
+) -> list[tuple[str, int, str, str]]:
+    """Worker: (path, bytes, digest or "", what went wrong or "") of each file."""
+    buffer = memoryview(bytearray(_BLOCK))
+    store = None if isinstance(root, Path) else S3Store(root)
+    found = []
+    for one in files:
+        try:
+            if store is not None:
+                digest = _fetch(store, f"{target}/{one.path}", one, hashed=hashed)
+            else:
+                digest = _copy(f"{root}/{one.path}", f"{target}/{one.path}", one, buffer, hashed=hashed)
+            found.append((one.path, one.size, digest, ""))
+        except (OSError, HfassetsError) as error:
+            found.append((one.path, one.size, "", getattr(error, "strerror", None) or str(error)))
+    return found
+
+
+def _fetch(store: S3Store, target: str, one: SourceFile, *, hashed: bool) -> str:
+    """An object; one whose reading broke off is read again from its beginning."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _written(target, one, lambda writing: _received(store, writing, one, hashed=hashed))
+        except S3Error:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _received(store: S3Store, writing: int, one: SourceFile, *, hashed: bool) -> tuple[int, str]:
+    digest = new_digest(one.sha256) if hashed else None
+    size = 0
+    for piece in store.read(one.path):
+        if digest is not None:
+            digest.update(memoryview(piece))
+        _write_all(writing, memoryview(piece))
+        size += len(piece)
+    return size, "" if digest is None else said_digest(digest)
+
+
+def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hashed: bool) -> str:
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _written(target, one, lambda writing: _copied(reading, writing, one, buffer, hashed=hashed))
+    finally:
+        os.close(reading)
+
+
+def _written(target: str, one: SourceFile, write: Callable[[int], tuple[int, str]]) -> str:
+    writing = _created(target)
+    try:
+        size, digest = write(writing)
+        if size != one.size:
+            raise DataError(f"{size:,} B were read, {one.size:,} are listed: it changed while it was copied")
+        if digest and one.sha256 and digest != one.sha256:
+            raise DataError("its SHA-256 is not what the manifest says: the source is damaged")
+        # Last of all: from now on it counts as there.
+        os.utime(writing, ns=(one.mtime_ns, one.mtime_ns))
+    finally:
+        os.close(writing)
+    return digest
+
+
+def _created(target: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(target, flags, 0o644)
+    except OSError:
+        # A link, or something else that was put there.
+        if Path(target).is_dir() and not Path(target).is_symlink():
+            shutil.rmtree(target)
+        else:
+            Path(target).unlink()
+        return os.open(target, flags, 0o644)
+
+
+def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, hashed: bool) -> tuple[int, str]:
+    """Bytes, and the digest if it is wanted. Within one file system the kernel copies, which may share blocks, and
+    what was written is read back for the digest; from another one bytes are hashed on their way.
+    """
+    digest = new_digest(one.sha256) if hashed else None
+    size = 0
+    if one.size > len(buffer):
+        try:
+            while count := os.copy_file_range(reading, writing, _PIECE):
+                if digest is not None:
+                    _read_back(writing, size, count, buffer, digest)
+                size += count
+        except OSError:
+            if size:
+                raise
+    while count := os.readv(reading, [buffer]):
+        part = buffer[:count]
+        if digest is not None:
+            digest.update(part)
+        _write_all(writing, part)
+        size += count
+    return size, "" if digest is None else said_digest(digest)
+
+
+def _read_back(file: int, offset: int, size: int, buffer: memoryview, digest: Digest) -> None:
+    end = offset + size
+    while offset < end:
+        count = os.preadv(file, [buffer[: min(len(buffer), end - offset)]], offset)
+        if not count:
+            raise DataError("what was written is gone: another process changes the target")
+        digest.update(buffer[:count])
+        offset += count
+
+
+def _write_all(writing: int, part: memoryview) -> None:
+    while part:
+        part = part[os.write(writing, part) :]
