@@ -61,6 +61,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 GresTypes=gpu
+TaskProlog={folder}/task_prolog
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=8000 Gres=gpu:1 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=8000 State=UNKNOWN
 PartitionName=normal Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
@@ -154,6 +155,10 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout
 
+    def local(self, node: str, job_id: str) -> Path:
+        """A job's own folder on a node, which its tasks know as SLURM_TMPDIR."""
+        return self.folder / f"local-{node}" / job_id
+
     def sbatch(self, body: str, *options: str) -> str:
         """Submit a script; the job's id."""
         return self.run("sbatch", "--parsable", "--output=/dev/null", *options, text=f"#!/bin/bash\n{body}\n").strip()
@@ -180,11 +185,13 @@ class Cluster:
     def start_now(self, job_id: str) -> None:
         """Take from a requeued job the two minutes that SLURM lets it wait; returns when it runs again.
 
-        SLURM sets its start time once more when the last processes of its former life are gone.
+        SLURM sets its start time once more when the last processes of its former life are gone; begun before, its next
+        life fails at once.
         """
 
         def runs_again() -> bool:
-            if "PENDING" in self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"):
+            gone = not any(self._steps(node, job_id) for node in NODES)
+            if gone and "PENDING" in self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"):
                 self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
             restarts, state = self.field(job_id, "Restarts"), self.field(job_id, "JobState")
             return restarts != "0" and state in ("RUNNING", "COMPLETED", "FAILED")
@@ -224,9 +231,10 @@ class Cluster:
         self._processes[node].kill()
         self._processes.pop(node).wait()
 
-    def _steps(self, node: str) -> list[int]:
-        """The slurmstepd processes of a node: their sockets are in its spool folder."""
+    def _steps(self, node: str, job_id: str | None = None) -> list[int]:
+        """The slurmstepd processes of a node, or only a job's: their sockets are in its spool folder."""
         jobs = {path.name.split("_", 1)[1].split(".")[0] for path in (self.folder / f"spool-{node}").glob(f"{node}_*")}
+        jobs &= jobs if job_id is None else {job_id}
         found = []
         for process in Path("/proc").iterdir():
             with suppress(OSError):
@@ -265,6 +273,11 @@ class Cluster:
         }
         text = CONF + (ACCOUNTING if self.accounting else NO_ACCOUNTING)
         self.conf.write_text(text.format(**self._values))
+        # As many sites have it: a folder of the node's own for each job.
+        prolog = self.folder / "task_prolog"
+        local = f"{self.folder}/local-$SLURMD_NODENAME/$SLURM_JOB_ID"
+        prolog.write_text(f'#!/bin/sh\nmkdir -p "{local}" && echo "export SLURM_TMPDIR={local}"\n')
+        prolog.chmod(0o755)
         # A GPU that can be asked for and is none.
         (self.folder / "gres.conf").write_text("NodeName=n1 Name=gpu File=/dev/null\n")
 
