@@ -80,20 +80,18 @@ def _texts(part: Mapping[str, Any], context: Mapping[str, Any]) -> Iterator[list
 
 
 def surrounded(documents: Ragged, before: Sequence[int], after: Sequence[int]) -> Ragged:
-    """The documents with these tokens around each that is not empty."""
+    """The documents with these tokens around each, empty ones included: so the tokenizer itself has it."""
     if not before and not after:
         return documents
     lengths = documents.lengths
-    full = lengths > 0
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(lengths + full * (len(before) + len(after)), out=offsets[1:])
+    offsets = documents.offsets + np.arange(len(documents) + 1) * (len(before) + len(after))
     values = np.empty(offsets[-1], dtype=documents.values.dtype)
     shift = offsets[:-1] + len(before) - documents.offsets[:-1]
     values[np.arange(len(documents.values)) + np.repeat(shift, lengths)] = documents.values
     for place, token in enumerate(before):
-        values[offsets[:-1][full] + place] = token
+        values[offsets[:-1] + place] = token
     for place, token in enumerate(reversed(after), 1):
-        values[offsets[1:][full] - place] = token
+        values[offsets[1:] - place] = token
     return Ragged(values, offsets)
 
 
