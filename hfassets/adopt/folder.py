@@ -21,6 +21,7 @@ from hfassets.hub.sweep import default_workers
 from hfassets.mds.stage import ADOPTED
 from hfassets.mds.verify import file_fault
 from hfassets.progress import Progress, ProgressCallback, silent
+from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
 from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
 from hfassets.storage.state import StateDir
@@ -149,9 +150,13 @@ class _Known:
         if forget:
             self.forget()
         try:
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                name, *rest = orjson.loads(line)
-                self._lines[name] = tuple(rest)
+            *lines, rest = path.read_bytes().split(b"\n")
+            for line in lines:
+                name, *told = orjson.loads(line)
+                self._lines[name] = tuple(told)
+            if rest:
+                # A run was killed while it wrote this line: the next one must not go on behind it.
+                write_atomic(path, b"".join(line + b"\n" for line in lines))
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
         except ValueError as error:

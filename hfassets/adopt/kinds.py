@@ -1,6 +1,6 @@
 """What a folder is, by what lies in it; and what one reading of a file of each kind tells.
 
-Invariant: a file is read once, whole; what it says of itself (an index, a footer, its lines) is held against its bytes.
+Invariant: a file is read whole; what it says of itself (an index, a footer, its lines) is held against its bytes.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ def _is_mds(index: Path) -> bool:
 
 
 def _reader(root: Path, path: Path, read: Callable[[Path], Reading]) -> Reader:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        said = ascii(str(path))
+        raise DataError(f"{said}: its name is no text in UTF-8, which a manifest could not name; rename it") from None
     return Reader(path.relative_to(root).as_posix(), path.stat().st_size, lambda: read(path))
 
 

@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import orjson
-from rich.console import Console, RenderableType
 
 from hfassets.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +43,8 @@ def json_option(command: Command) -> Command:
 
 def console() -> Console:
     """The console of results: the terminal's width and colours, or plain unwrapped text."""
+    from rich.console import Console
+
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
@@ -51,7 +55,10 @@ def show(json_path: str | None, document: Any, *renderables: RenderableType) -> 
 
     `document` may hold dataclasses, paths, sets and mappings at any depth.
     """
-    if json_path != STDOUT:
+    if json_path != STDOUT and all(isinstance(one, str) for one in renderables):
+        # Nothing to lay out: what does that takes as long to import as a small command takes to run.
+        sys.stdout.writelines(f"{line.rstrip()}\n" for one in renderables for line in str(one).split("\n"))
+    elif json_path != STDOUT:
         out = console()
         with out.capture() as captured:
             for renderable in renderables:

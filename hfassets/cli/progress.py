@@ -12,8 +12,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from hfassets.progress import Note, Progress
 from hfassets.report.units import format_bytes, format_seconds
 
@@ -63,16 +61,19 @@ class _Bars:
     """One bar a running task; a finished one goes away, the command's summary tells the rest."""
 
     def __init__(self, stream: TextIO) -> None:
+        from tqdm import tqdm
+
         self._stream = stream
+        self._tqdm = tqdm
         self._bars: dict[str, tqdm[Any]] = {}
 
     def note(self, text: str) -> None:
-        tqdm.write(text, file=self._stream)
+        self._tqdm.write(text, file=self._stream)
 
     def progress(self, event: Progress) -> None:
         bar = self._bars.get(event.task)
         if bar is None:
-            bar = tqdm(
+            bar = self._tqdm(
                 desc=event.task,
                 total=event.total,
                 unit="B" if event.unit == "B" else f" {event.unit}",

@@ -8,10 +8,12 @@ with one target the second waits, and finds it done.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,8 +28,8 @@ from hfassets.staging.ahead import TargetListing, listing_mark
 from hfassets.staging.digest import has_digest
 from hfassets.staging.transfer import copy_batch
 from hfassets.staging.tree import JOURNAL, LINK, STAGED, SourceFile, SourceTree, files_below
-from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
+from hfassets.storage.s3 import S3Prefix
 
 VERSION = 1
 PATIENCE = 86_400.0
@@ -35,6 +37,7 @@ PATIENCE = 86_400.0
 _BATCH_FILES = 512
 _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -233,31 +236,58 @@ def _copy_all(
     root, name = request.source.root, str(request.source.root).rpartition("/")[2]
     journal = target / JOURNAL
     batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
-    context = get_context("spawn")
-    # Only this process holds the sending end: workers end with it, however it ends.
-    watched, alive = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(request.workers, mp_context=context, initializer=begin_worker, initargs=(watched,))
-    try:
+    with _copiers(request, len(missing)) as copy:
         running: set[Future[list[tuple[str, int, str, str]]]] = set()
         for batch in batches:
             if len(running) >= 2 * request.workers:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 done += _take(ended, hashes, failures, journal)
                 progress(Progress(f"stage {name}", done, total, "B"))
-            running.add(pool.submit(copy_batch, root, str(target), batch, hashed=request.hashed))
+            running.add(copy(root, str(target), batch))
         while running:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             done += _take(ended, hashes, failures, journal)
             progress(Progress(f"stage {name}", done, total, "B"))
+    if failures:
+        raise PartialFailureError("files", failures, len(missing))
+    return hashes
+
+
+_Copy = Callable[[Path | S3Prefix, str, Sequence[SourceFile]], Future[list[tuple[str, int, str, str]]]]
+
+
+@contextmanager
+def _copiers(request: StagingRequest, files: int) -> Iterator[_Copy]:
+    """Threads for few files, whose bytes are all the work; processes for many, where Python is. When the body is left
+    by an error, what they are at is given up.
+    """
+    if files <= _FEW:
+        stop = threading.Event()
+        with ThreadPoolExecutor(request.workers, thread_name_prefix="stage") as threads:
+            try:
+                yield lambda root, target, batch: threads.submit(
+                    copy_batch, root, target, batch, hashed=request.hashed, stop=stop
+                )
+            except BaseException:
+                stop.set()
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        return
+    context = get_context("spawn")
+    # Only this process holds the sending end: workers end with it, however it ends.
+    watched, alive = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(request.workers, mp_context=context, initializer=begin_worker, initargs=(watched,))
+    try:
+        yield lambda root, target, batch: pool.submit(copy_batch, root, target, batch, hashed=request.hashed)
     except BrokenProcessPool:
-        raise HfassetsError(f"{target}: a process that copies was killed; run again to go on") from None
+        raise HfassetsError(f"{request.to}: a process that copies was killed; run again to go on") from None
+    except BaseException:
+        alive.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         alive.close()
         watched.close()
-    if failures:
-        raise PartialFailureError("files", failures, len(missing))
-    return hashes
 
 
 def _take(
@@ -342,7 +372,10 @@ def _write(target: Path, source: SourceTree, hashes: Mapping[str, str], *, compl
         "bytes": source.bytes,
         "hashes": {_name(path): digest for path, digest in hashes.items()},
     }
-    write_atomic(target / STAGED, orjson.dumps(document) + b"\n")
+    # Not forced to disk, which would wait for all that was copied: where power was lost, sizes tell what is not there.
+    temporary = target / f".{STAGED}.tmp"
+    temporary.write_bytes(orjson.dumps(document) + b"\n")
+    temporary.replace(target / STAGED)
 
 
 def _name(path: str) -> str:

@@ -5,10 +5,12 @@ Invariant: a file gets the source's modification time last of all, and only when
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
 from hfassets.errors import DataError, HfassetsError
 from hfassets.staging.digest import Digest, new_digest, said_digest
@@ -22,36 +24,36 @@ _ATTEMPTS = 3
 
 
 def copy_batch(
-    root: Path | S3Prefix, target: str, files: Sequence[SourceFile], *, hashed: bool
+    root: Path | S3Prefix, target: str, files: Sequence[SourceFile], *, hashed: bool, stop: Event | None = None
 ) -> list[tuple[str, int, str, str]]:
-    """Worker: (path, bytes, digest or "", what went wrong or "") of each file."""
+    """Worker: (path, bytes, digest or "", what went wrong or "") of each file. `stop`: set when nobody wants more."""
     buffer = memoryview(bytearray(_BLOCK))
     store = None if isinstance(root, Path) else S3Store(root)
     found = []
     for one in files:
         try:
             if store is not None:
-                digest = _fetch(store, f"{target}/{one.path}", one, hashed=hashed)
+                digest = _fetch(store, f"{target}/{one.path}", one, hashed=hashed, stop=stop)
             else:
-                digest = _copy(f"{root}/{one.path}", f"{target}/{one.path}", one, buffer, hashed=hashed)
+                digest = _copy(f"{root}/{one.path}", f"{target}/{one.path}", one, buffer, hashed=hashed, stop=stop)
             found.append((one.path, one.size, digest, ""))
         except (OSError, HfassetsError) as error:
             found.append((one.path, one.size, "", getattr(error, "strerror", None) or str(error)))
     return found
 
 
-def _fetch(store: S3Store, target: str, one: SourceFile, *, hashed: bool) -> str:
+def _fetch(store: S3Store, target: str, one: SourceFile, *, hashed: bool, stop: Event | None) -> str:
     """An object; one whose reading broke off is read again from its beginning."""
     for attempt in range(_ATTEMPTS):
         try:
-            return _written(target, one, lambda writing: _received(store, writing, one, hashed=hashed))
+            return _written(target, one, lambda writing: _received(store, writing, one, hashed=hashed, stop=stop))
         except S3Error:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
-def _received(store: S3Store, writing: int, one: SourceFile, *, hashed: bool) -> tuple[int, str]:
+def _received(store: S3Store, writing: int, one: SourceFile, *, hashed: bool, stop: Event | None) -> tuple[int, str]:
     digest = new_digest(one.sha256) if hashed else None
     size = 0
     for piece in store.read(one.path):
@@ -59,13 +61,14 @@ def _received(store: S3Store, writing: int, one: SourceFile, *, hashed: bool) ->
             digest.update(memoryview(piece))
         _write_all(writing, memoryview(piece))
         size += len(piece)
+        _go_on(stop)
     return size, "" if digest is None else said_digest(digest)
 
 
-def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hashed: bool) -> str:
+def _copy(source: str, target: str, one: SourceFile, buffer: memoryview, *, hashed: bool, stop: Event | None) -> str:
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _written(target, one, lambda writing: _copied(reading, writing, one, buffer, hashed=hashed))
+        return _written(target, one, lambda writing: _copied(reading, writing, one, buffer, hashed=hashed, stop=stop))
     finally:
         os.close(reading)
 
@@ -98,7 +101,9 @@ def _created(target: str) -> int:
         return os.open(target, flags, 0o644)
 
 
-def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, hashed: bool) -> tuple[int, str]:
+def _copied(
+    reading: int, writing: int, one: SourceFile, buffer: memoryview, *, hashed: bool, stop: Event | None
+) -> tuple[int, str]:
     """Bytes, and the digest if it is wanted. Within one file system the kernel copies, which may share blocks, and
     what was written is read back for the digest; from another one bytes are hashed on their way.
     """
@@ -110,6 +115,7 @@ def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, 
                 if digest is not None:
                     _read_back(writing, size, count, buffer, digest)
                 size += count
+                _go_on(stop)
         except OSError:
             if size:
                 raise
@@ -119,7 +125,13 @@ def _copied(reading: int, writing: int, one: SourceFile, buffer: memoryview, *, 
             digest.update(part)
         _write_all(writing, part)
         size += count
+        _go_on(stop)
     return size, "" if digest is None else said_digest(digest)
+
+
+def _go_on(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedError(errno.EINTR, "given up")
 
 
 def _read_back(file: int, offset: int, size: int, buffer: memoryview, digest: Digest) -> None:

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.stage import ADOPTED
-from hfassets.packed.shards import PARTS, packed_shards
 from hfassets.parts.plan import MANIFEST_FILE
-from hfassets.storage.manifest import parse_manifest
+from hfassets.storage.manifest import OutputFile, parse_manifest
 from hfassets.storage.s3 import S3Prefix
 
 STAGED = "staged.json"
@@ -27,6 +26,9 @@ JOURNAL = ".staged.hashes"
 """What a copy says of itself, when it is done and meanwhile; of a source that is a copy they are no part."""
 LINK = (-1, -1)
 """What stands for size and time of what is no plain file."""
+_OURS = (STAGED, JOURNAL, f".{STAGED}.tmp")
+_PARTS = ".parts"
+"""Where packed rows (hfassets.packed.shards) have their parts."""
 
 
 class SourceFile(NamedTuple):
@@ -147,18 +149,25 @@ def _found(root: Path, known: Mapping[str, tuple[int, str]], packed: dict[str, t
                 for entry in entries:
                     path = f"{below}/{entry.name}" if below else entry.name
                     if entry.is_dir():
-                        shards = packed_shards(root / below) if entry.name == PARTS else None
+                        shards = _packed(root / below) if entry.name == _PARTS else None
                         if shards is None:
                             waiting.append((path, inside))
                             continue
                         prefix = f"{below}/" if below else ""
                         packed |= {prefix + name: (file.size, file.sha256) for name, file in shards.items()}
-                    elif entry.is_file() and path not in (STAGED, JOURNAL):
+                    elif entry.is_file() and path not in _OURS:
                         about = entry.stat()
                         found.append(SourceFile(path, about.st_size, about.st_mtime_ns, hashes.get(path, "")))
     if packed:
         found = [one._replace(sha256=packed[one.path][1]) if one.path in packed else one for one in found]
     return found
+
+
+def _packed(folder: Path) -> dict[str, OutputFile] | None:
+    # Imported when it is needed: numpy comes with it, and takes as long as staging a small folder.
+    from hfassets.packed.shards import packed_shards
+
+    return packed_shards(folder)
 
 
 @contextmanager
@@ -183,7 +192,7 @@ def files_below(target: Path) -> dict[str, tuple[int, int]]:
                 path = f"{below}/{entry.name}" if below else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif path not in (STAGED, JOURNAL):
+                elif path not in _OURS:
                     about = entry.stat(follow_symlinks=False)
                     plain = stat.S_ISREG(about.st_mode)
                     found[path] = (about.st_size, about.st_mtime_ns) if plain else LINK

@@ -202,6 +202,35 @@ def test_a_reading_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert len(verify_adopted(folder)) == 1
 
 
+def test_a_line_that_was_half_written_costs_only_its_file(tmp_path: Path) -> None:
+    """A run that was killed while it wrote down what it had read: the next ones go on all the same."""
+    folder, state = tmp_path / "rows", StateDir(tmp_path / "state")
+    folder.mkdir()
+    _parquet(folder)
+    (folder / "bad.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(PartialFailureError):
+        adopt_folder(folder, state)
+    (journal,) = tmp_path.rglob("read.jsonl")
+    with journal.open("ab") as lines:
+        lines.write(b'["shard_0009.parquet", 1')
+    pq.write_table(pa.table({"n": [1]}), folder / "shard_0009.parquet")
+    for _ in range(2):
+        with pytest.raises(PartialFailureError, match="1 of 5 files failed"):
+            adopt_folder(folder, state)
+    (folder / "bad.parquet").unlink()
+    assert adopt_folder(folder, state).rows == 301
+
+
+def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A manifest could not name it."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    _parquet(folder)
+    (folder / os.fsdecode(b"\xff.parquet")).write_bytes((folder / "shard_0000.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"udcff.parquet': its name is no text in UTF-8"):
+        adopt_folder(folder, StateDir(tmp_path / "state"))
+
+
 @pytest.mark.drill
 def test_a_foreign_mds_of_a_thousand_shards(tmp_path: Path, streaming: Any) -> None:
     """Adopted and verified; StreamingDataset reads it as before."""

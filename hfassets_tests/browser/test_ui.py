@@ -239,3 +239,19 @@ def test_text_becomes_rows_and_one_sees_how(service: Service, page: Page) -> Non
     expect(picture).to_be_visible()
     wait_for("the picture", lambda: picture.evaluate("image => image.complete && image.naturalWidth") > 400)
     keep(page, "mds-lengths")
+
+
+def test_a_staging_recipe_says_what_it_has_and_how_it_is_staged(service: Service, page: Page) -> None:
+    """Files, bytes, tokens and the command stand on the page of its partition; the splits are a picture."""
+    chain = ["hub_snapshot", "verified_hub_cache", "prepared_dataset"]
+    assert service.outcome(service.launch(chain, "gsm8k:main")) == "SUCCESS"
+    assert service.outcome(service.launch(["preprocessed_dataset"], "gsm8k-256")) == "SUCCESS"
+    page.set_viewport_size({"width": WIDTH, "height": 1300})
+    page.goto("/assets/preprocessed_dataset?view=partitions&partition=gsm8k-256")
+    for name in ("files", "bytes", "tokens", "tokens per row"):
+        expect(page.get_by_role("cell", name=name, exact=True).first).to_be_visible()
+    expect(page.get_by_text("hfassets stage gsm8k-256 --to '$SLURM_TMPDIR/data'").first).to_be_visible()
+    keep(page, "staging-recipe")
+    page.get_by_role("row").filter(has_text="per split").get_by_text("[Show Markdown]").first.click()
+    expect(page.get_by_role("dialog").locator("img[src^='data:image/png']")).to_be_visible()
+    keep(page, "staging-splits")

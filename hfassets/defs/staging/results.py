@@ -27,11 +27,11 @@ def of_folder(key: str, made: StageOutput, proof: Proof | None) -> Outcome:
     picture = bar_chart(
         {name: of[name] for name in details["splits"]}, title=f"{unit.capitalize()} of {key}", unit=unit
     )
-    command = stage_command(key)
     metadata: dict[str, Any] = {
         "dagster/row_count": sum(rows.values()),
         "dagster/uri": f"file://{made.root}",
-        "to stage": dg.MetadataValue.md(f"Once a node:\n```bash\n{command}\n```"),
+        # As text, so that it stands on the page as it is.
+        "to stage": stage_command(key),
         "to load": dg.MetadataValue.md(
             f"```python\nfrom datasets import load_from_disk\ndata = load_from_disk({str(made.root)!r})\n```"
         ),
