@@ -38,7 +38,7 @@ KEYS = (
     "num_proc, slurm"
 )
 
-SECTIONS = "storage, hub, verify, slurm, s3, datasets, c4, distillation, validation, mds, mixtures, extensions"
+SECTIONS = "storage, hub, verify, slurm, s3, datasets, c4, distillation, validation, mds, mixtures, extensions, staging"
 BAD = [
     ("", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
     ("# nothing\n", ["catalog.yaml: is empty; `hfassets catalog init` writes a starter"]),
@@ -197,7 +197,7 @@ BAD = [
         [
             "catalog.yaml:2 slurm.hub_snapshot: must be prepared_dataset, c4_shards, distillation_file, "
             "distillation_tokens, teacher_logits, text_mds, "
-            "tokenized_mds, chunked_mds, sampled_mds, training_mds or context_extension_mds"
+            "tokenized_mds, chunked_mds, sampled_mds, training_mds, context_extension_mds or preprocessed_dataset"
         ],
     ),
     (
