@@ -190,7 +190,7 @@ def _prepare(request: PrepareRequest, started: float, progress: ProgressCallback
         output, errors = container / "data", container / "errors.log"
         num_proc = _processes(request.num_proc, resolved.data_files)
         try:
-            with _children_die_with_us(num_proc):
+            with children_die_with_us(num_proc):
                 library.download_and_prepare(builder, snapshot, output, num_proc, errors, progress)
         except Exception as error:
             needed = _needed(listing, resolved.data_files)
@@ -356,7 +356,7 @@ _hooked = False
 
 
 @contextmanager
-def _children_die_with_us(num_proc: int | None) -> Iterator[None]:
+def children_die_with_us(num_proc: int | None) -> Iterator[None]:
     """Processes forked in the body end when this one is killed (a pool's orphans would wait for ever), and when their
     pool tells them to, whatever the parent does at SIGTERM. Linux."""
     global _dying_children, _hooked

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from hfassets.errors import DataError, SpaceError
-from hfassets.hub.prepare import PrepareRequest, find_prepared
+from hfassets.hub.prepare import PrepareRequest, children_die_with_us, find_prepared
 from hfassets.mds.inputs import hashed_files
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.state import StateDir
@@ -77,7 +77,8 @@ def from_mirror(
     errors.parent.mkdir(parents=True, exist_ok=True)
     progress(Note(f"{folder}: prepared as {config or 'its default config'} in {datasets_cache}, unless it is there"))
     try:
-        arrow, files = library.prepare_local(folder, config, datasets_cache, num_proc, errors, progress)
+        with children_die_with_us(num_proc):
+            arrow, files = library.prepare_local(folder, config, datasets_cache, num_proc, errors, progress)
         prepared = library.read_prepared(arrow)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -34,7 +34,12 @@ class SplitPlan:
 
     def outputs(self, name: str) -> tuple[str, ...]:
         """The splits that rows of one of ours end in."""
-        return (TRAIN, *self.shares) if name == TRAIN else (name,)
+        return (TRAIN, *self._drawn) if name == TRAIN else (name,)
+
+    @property
+    def _drawn(self) -> tuple[str, ...]:
+        """In the order of the rule: a plan that was stored has its keys sorted."""
+        return tuple(name for name in (VALIDATION, TEST) if name in self.shares)
 
     def sides(self, contents: Sequence[bytes]) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
         """For training rows: the place in `outputs` of each, int8 of shape (rows,)."""
@@ -46,8 +51,8 @@ class SplitPlan:
             [int.from_bytes(sha256(head + content).digest()[:8], "big") for content in contents], dtype=np.uint64
         )
         below, sum_ = np.zeros(len(contents), dtype=bool), 0.0
-        for place, share in enumerate(self.shares.values(), 1):
-            sum_ += share
+        for place, name in enumerate(self._drawn, 1):
+            sum_ += self.shares[name]
             inside = draws < np.uint64(int(sum_ * (1 << 64)))
             found[inside & ~below] = place
             below |= inside

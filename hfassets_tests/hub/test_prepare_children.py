@@ -12,11 +12,11 @@ pytestmark = pytest.mark.unit
 # The parent turns SIGTERM into an exception, as Dagster and the command line do.
 FORKS = """
 import os, signal, sys
-from hfassets.hub.prepare import _children_die_with_us
+from hfassets.hub.prepare import children_die_with_us
 def interrupt(number, frame):
     raise KeyboardInterrupt
 signal.signal(signal.SIGTERM, interrupt)
-with _children_die_with_us(2):
+with children_die_with_us(2):
     child = os.fork()
     if child == 0:
         os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)

@@ -159,6 +159,23 @@ def test_the_folder_is_the_same_whoever_makes_it(tmp_path: Path, mirror: Path, t
     assert 0.1 < len(data["validation"]) / (len(data["train"]) + len(data["validation"])) < 0.3
 
 
+def test_drawn_splits_have_the_rows_that_the_rule_says(tmp_path: Path, mirror: Path, tokenizer: Path) -> None:
+    """Both of them, also when rows are not tokenized: then by their numbers."""
+    source = source_of(mirror, tmp_path)
+    alone = ArrowSource(source.name, {"train": source.splits["train"]}, source.inputs)
+    shares = {"validation": 0.2, "test": 0.3}
+    found = made(alone, tmp_path, tokenizer, shares=shares)
+    splits = plan_splits(["train"], {}, shares, 3, "x")
+    texts = datasets.load_dataset(str(mirror), split="train", cache_dir=str(tmp_path / "plain"))["text"]
+    sides = splits.sides([(text or "").encode() for text in texts])
+    documents = {name: int((sides == place).sum()) for place, name in enumerate(("train", "validation", "test"))}
+    assert found.details["documents"] == documents
+    wanted = Preprocessing(tmp_path / "rows", tmp_path / "work", alone, splits, None, 1 << 20, 20_000)
+    rows = preprocess(wanted, StageRun(StateDir(tmp_path / "state"))).details["rows"]
+    sides = splits.sides([b"%d" % number for number in range(len(texts))])
+    assert rows == {name: int((sides == place).sum()) for place, name in enumerate(("train", "validation", "test"))}
+
+
 KILLED = """\
 import os, signal, sys
 from hfassets.staging import tokens
