@@ -152,12 +152,15 @@ def _column(source: ArrowSource, wanted: str | None) -> str:
 
 
 def _parts(wanted: Preprocessing) -> list[dict[str, Any]]:
-    """Rows of the source, so many at a time that a part is about as large as it is to be; the same for equal rows."""
-    parts = []
+    """Rows of the source, so many at a time that a part is about as large as it is to be; the same for equal rows.
+
+    Of rows that refer to images or audio BATCH_ROWS: what they refer to is much larger than they are.
+    """
+    parts, media = [], wanted.rule is None and _has_media(wanted.source)
     for name, theirs in wanted.splits.sources.items():
         rows = wanted.source.rows(theirs)
         each = max(1, wanted.source.bytes(theirs)) / max(1, rows)
-        batches = max(1, int(wanted.part_bytes / each) // BATCH_ROWS)
+        batches = 1 if media else max(1, int(wanted.part_bytes / each) // BATCH_ROWS)
         # A power of two: the same rows in other files take a few bytes more or less.
         step = BATCH_ROWS << (batches.bit_length() - 1)
         for number, start in enumerate(range(0, rows, step)):
@@ -166,6 +169,12 @@ def _parts(wanted: Preprocessing) -> list[dict[str, Any]]:
     if not any(part["split"] == TRAIN for part in parts):
         raise DataError(f"{wanted.source.name}: no rows in its split {wanted.splits.sources[TRAIN]}")
     return parts
+
+
+def _has_media(source: ArrowSource) -> bool:
+    from hfassets.hub import library
+
+    return library.has_media(source.schema())
 
 
 def _context(wanted: Preprocessing) -> dict[str, Any]:

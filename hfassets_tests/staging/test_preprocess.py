@@ -227,11 +227,11 @@ def test_an_end_token_is_put_behind_each_document_that_lacks_it(tmp_path: Path, 
 def test_images_are_in_the_rows_and_the_folder_stands_alone(tmp_path: Path) -> None:
     """The files that they were read from can go; a row that lost its file is named."""
     mirror, root = tmp_path / "pictures", tmp_path / "root"
-    for split, number in (("train", 40), ("test", 3)):
+    for split, number in (("train", 1040), ("test", 3)):
         for place in range(number):
             path = mirror / split / ("cat" if place % 2 else "dog") / f"{place} of all.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (4, 4), (place, 0, 0)).save(path)
+            Image.new("RGB", (2, 2), (place % 256, place // 256, 0)).save(path)
     source = source_of(mirror, root)
     splits = plan_splits(list(source.splits), {}, {"validation": 0.3}, 1, "pictures")
     wanted = Preprocessing(root / "out", root / "work", source, splits, None, 1 << 20, 1 << 20)
@@ -242,9 +242,10 @@ def test_images_are_in_the_rows_and_the_folder_stands_alone(tmp_path: Path) -> N
     (mirror / "train" / "cat" / "1 of all.png").rename(tmp_path / "kept.png")
     shutil.rmtree(mirror)
     data = datasets.load_from_disk(str(moved))
-    assert sum(found.details["rows"].values()) == 43 and len(data["train"]) + len(data["validation"]) == 40
-    seen = sorted(row["image"].getpixel((0, 0))[0] for split in ("train", "validation") for row in data[split])
-    assert seen == list(range(40))
+    assert sum(found.details["rows"].values()) == 1043 and len(data["train"]) + len(data["validation"]) == 1040
+    pixels = [row["image"].getpixel((0, 0)) for split in ("train", "validation") for row in data[split]]
+    assert sorted(red + 256 * green for red, green, _ in pixels) == list(range(1040))
+    assert len(data["train"].cache_files) == 2
     assert data["train"].features["label"].names == ["cat", "dog"]
 
 
