@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 _ROWS = 1000
 
 
@@ -26,6 +24,8 @@ def read_rows(files: Sequence[tuple[str, int]], start: int, stop: int, columns: 
 
 
 def _rows_of(path: Path, start: int, stop: int, columns: Sequence[str] | None) -> Iterator[Any]:
+    import pyarrow as pa
+
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
         before = 0
         for batch in batches:

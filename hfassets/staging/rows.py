@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from hfassets.errors import DataError
 from hfassets.parts import PartOutput
 from hfassets.staging.arrow import read_rows
@@ -21,6 +19,8 @@ _MEDIA_ROWS = 32
 
 def rows_part(part: dict[str, Any], folder: Path) -> PartOutput:
     """Worker: some rows, an Arrow file for each split that they end in."""
+    import pyarrow as pa
+
     context = part["context"]
     plan = SplitPlan(context["seed"], {}, context["shares"])
     outputs = plan.outputs(part["split"])
@@ -48,6 +48,8 @@ def rows_part(part: dict[str, Any], folder: Path) -> PartOutput:
 
 def _embedded(batch: Any) -> Iterator[Any]:
     """Tables of a batch's rows with their media in them, few rows at a time: each may be large."""
+    import pyarrow as pa
+
     from hfassets.hub import library
 
     table = pa.Table.from_batches([batch])

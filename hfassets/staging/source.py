@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from hfassets.errors import DataError, SpaceError
 from hfassets.hub.prepare import PrepareRequest, children_die_with_us, find_prepared
 from hfassets.mds.inputs import hashed_files
@@ -39,6 +37,8 @@ class ArrowSource:
 
     def schema(self) -> Any:
         """As the first file has it; raises DataError when there is none."""
+        import pyarrow as pa
+
         for files in self.splits.values():
             for path, _ in files:
                 with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
 from hfassets.errors import DataError
 from hfassets.mds.tokenize import loaded_engine
@@ -26,6 +25,7 @@ COLUMNS = {"input_ids": "int32", "attention_mask": "int8", "labels": "int32"}
 BYTES_PER_TOKEN = 9
 _BATCH_BYTES = 8 << 20
 _ROWS = 1000
+_BATCH_TOKENS = 4 << 20
 
 
 def tokenize_part(part: dict[str, Any], folder: Path) -> PartOutput:
@@ -67,6 +67,8 @@ def tokenize_part(part: dict[str, Any], folder: Path) -> PartOutput:
 
 def _texts(part: Mapping[str, Any], context: Mapping[str, Any]) -> Iterator[list[bytes]]:
     """The documents in UTF-8, some MB at a time; a missing one is empty."""
+    import pyarrow as pa
+
     column, held, size = context["column"], [], 0
     for batch in read_rows(context["files"][part["split"]], part["start"], part["stop"], [column]):
         for text in batch.column(0).cast(pa.large_binary()).to_pylist():
@@ -97,14 +99,16 @@ def surrounded(documents: Ragged, before: Sequence[int], after: Sequence[int]) -
 
 def block_part(part: dict[str, Any], folder: Path) -> PartOutput:
     """Worker: one Arrow file of rows, from the tokens of a split."""
+    import pyarrow as pa
+
     context = part["context"]
     size, dtype = context["block"], np.dtype(context["dtype"])
     tokens = _Tokens(context["tokens"][part["split"]], dtype)
-    rows = 0
+    rows, step = 0, max(1, min(_ROWS, _BATCH_TOKENS // size)) * size
     with pa.OSFile(str(folder / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, token_schema()) as writer:
         for start, count in part["runs"]:
-            for begin in range(start, start + count, _ROWS * size):
-                batch = _rows(tokens.read(begin, min(start + count, begin + _ROWS * size)), size)
+            for begin in range(start, start + count, step):
+                batch = _rows(tokens.read(begin, min(start + count, begin + step)), size)
                 writer.write_batch(batch)
                 rows += batch.num_rows
     return PartOutput({"rows": rows}, {})
@@ -137,6 +141,8 @@ class _Tokens:
 
 def _rows(tokens: Any, size: int) -> Any:
     """A record batch of rows of `size` tokens, the last one as long as there are."""
+    import pyarrow as pa
+
     ends = np.append(np.arange(0, len(tokens), size, dtype=np.int32), np.int32(len(tokens)))
     offsets = pa.array(ends, pa.int32())
     arrays = {
@@ -154,6 +160,8 @@ def token_features() -> dict[str, Any]:
 
 def token_schema() -> Any:
     """The rows as Arrow, with the features that `datasets` reads."""
+    import pyarrow as pa
+
     told = orjson.dumps({"info": {"features": token_features()}})
     fields = [(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype in COLUMNS.items()]
     return pa.schema(fields, metadata={b"huggingface": told})
