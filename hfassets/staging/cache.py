@@ -54,16 +54,18 @@ def _folder_of(root: Path, name: str) -> str:
 
 
 def _files(root: Path, below: str) -> Iterator[SourceFile]:
-    """Plain files, links followed; what a killed process has left unfinished is none."""
-    waiting = [below]
+    """Plain files, links followed; what a killed process has left unfinished is none. Raises DataError for a loop."""
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(below, frozenset())]
     while waiting:
-        at = waiting.pop()
-        with opened_folder(root / at) as (folder, _), os.scandir(folder) as entries:
+        at, above = waiting.pop()
+        with opened_folder(root / at) as (folder, mark), os.scandir(folder) as entries:
+            if mark in above:
+                raise DataError(f"{root / at}: a link to a folder above it; it would never end")
             for entry in entries:
                 path = f"{at}/{entry.name}" if at else entry.name
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():
                     if not entry.name.endswith(_UNFINISHED):
-                        waiting.append(path)
+                        waiting.append((path, above | {mark}))
                 elif entry.is_file() and not entry.name.endswith(_UNFINISHED):
                     about = entry.stat()
                     yield SourceFile(path, about.st_size, about.st_mtime_ns)

@@ -74,6 +74,21 @@ def test_without_a_list_all_data_of_the_named_datasets_is_copied(cache: Path, tm
             read_cache(cache, (), [line])
 
 
+def test_a_dataset_that_lies_elsewhere_by_a_link_is_brought_too(cache: Path, tmp_path: Path) -> None:
+    """Its folder on the node is a folder; a link that leads above itself is told."""
+    elsewhere = tmp_path / "large disk"
+    (cache / "org___rows").rename(elsewhere)
+    (cache / "org___rows").symlink_to(elsewhere)
+    stage(cache, tmp_path / "node")
+    brought = tmp_path / "node" / "org___rows"
+    assert brought.is_dir() and not brought.is_symlink()
+    arrow = "default/0.0.0/abc/rows-train.arrow"
+    assert (brought / arrow).read_bytes() == (elsewhere / arrow).read_bytes()
+    (elsewhere / "default" / "loop").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="it would never end"):
+        read_cache(cache)
+
+
 def test_what_jobs_make_of_it_stays_and_links_that_are_gone_come_back(cache: Path, tmp_path: Path) -> None:
     """A second job copies nothing; a file that was linked and is read now is copied, and the other way round."""
     to, rows = tmp_path / "node", "org___rows/default/0.0.0/abc"
