@@ -40,10 +40,14 @@ def open_files(paths: Iterable[Path]) -> set[Path]:
         return found
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            for link in (process / "fd").iterdir():
-                path = wanted.get(str(link.readlink()))
-                if path is not None:
-                    found.add(path)
+            links = list((process / "fd").iterdir())
         except OSError:  # it ended, or belongs to somebody else
             continue
+        for link in links:
+            try:
+                path = wanted.get(str(link.readlink()))
+            except OSError:  # closed since it was listed; those after it may still be open
+                continue
+            if path is not None:
+                found.add(path)
     return found
