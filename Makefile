@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
-PACKAGES := openssl util-linux git chromium slurm-wlm slurmdbd munge mariadb-server postgresql
-COMMANDS := openssl setpriv git chromium slurmctld slurmdbd munged mariadbd psql
+PACKAGES := openssl util-linux git chromium slurm-wlm slurmdbd munge mariadb-server postgresql btrfs-progs
+COMMANDS := openssl setpriv git chromium slurmctld slurmdbd munged mariadbd psql mkfs.btrfs
 
 .PHONY: demo ui test drills lint bench wheels clean
 

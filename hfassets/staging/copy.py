@@ -37,7 +37,7 @@ PATIENCE = 86_400.0
 _BATCH_FILES = 512
 _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
-_FEW = 1000
+_FEW = 10_000
 
 
 @dataclass(frozen=True)
