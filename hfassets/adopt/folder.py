@@ -18,12 +18,11 @@ import orjson
 from hfassets.adopt.kinds import Kind, Reader, Reading, kind_of, readers
 from hfassets.errors import DataError, HfassetsError, IntegrityError, PartialFailureError
 from hfassets.hub.sweep import default_workers
-from hfassets.mds.stage import ADOPTED
 from hfassets.mds.verify import file_fault
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
-from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
+from hfassets.storage.manifest import ADOPTED, Manifest, OutputFile, provenance, read_manifest, write_manifest
 from hfassets.storage.state import StateDir
 
 STAGE = "adopted"

@@ -19,7 +19,7 @@ from isal import igzip_threaded
 from hfassets.errors import DataError
 from hfassets.mds.index import INDEX, Shard, collect
 from hfassets.mds.reader import parse_shard, prove, read_raw
-from hfassets.mds.stage import ADOPTED
+from hfassets.storage.manifest import ADOPTED
 
 Kind = Literal["hub cache", "datasets cache", "mds", "parquet", "json lines"]
 _REPOS = ("datasets--*", "models--*", "spaces--*")

@@ -21,9 +21,9 @@ from hfassets.errors import IntegrityError, PartialFailureError
 from hfassets.hub.listing import RepoFile
 from hfassets.parts import PartOutput, Plan
 from hfassets.parts.make import entry_point
-from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, load_plan, store_plan
+from hfassets.parts.plan import PLAN_FILE, load_plan, store_plan
 from hfassets.progress import ProgressCallback
-from hfassets.storage.manifest import read_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, read_manifest
 
 STAGE = "c4_write"
 FORMAT = 2

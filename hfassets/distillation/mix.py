@@ -23,9 +23,8 @@ from hfassets.hub.download import resolve_revision
 from hfassets.hub.layout import RepoCache
 from hfassets.parts import LocalPool, PartOutput, Plan
 from hfassets.parts import run as run_parts
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Note, ProgressCallback, silent
-from hfassets.storage.manifest import read_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, read_manifest
 from hfassets.storage.state import file_name
 
 STAGE = "distillation_mix"

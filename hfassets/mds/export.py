@@ -16,9 +16,9 @@ import orjson
 from hfassets.errors import DataError
 from hfassets.mds.index import INDEX, Shard, collect, read_index, write_index
 from hfassets.mds.reader import MdsReader, read_raw
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import open_atomic, write_atomic
+from hfassets.storage.manifest import MANIFEST_FILE
 from hfassets.tokens.engine import Engine
 
 

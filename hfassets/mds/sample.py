@@ -28,11 +28,10 @@ from hfassets.mds.reader import MdsReader, ShardData
 from hfassets.mds.stage import SIDES, STATS, StageOutput, StageRun, find_stage, write_stats
 from hfassets.parts import PartOutput, Plan
 from hfassets.parts import run as run_parts
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import publish_directory, temporary_beside
 from hfassets.storage.lease import lease
-from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, Manifest, OutputFile, provenance, read_manifest, write_manifest
 
 STAGE = "sampled_mds"
 FORMAT = 1

@@ -18,10 +18,10 @@ from hfassets.errors import DataError, IntegrityError
 from hfassets.hub.names import check_path
 from hfassets.mds.remote import Place, Remote, folder_files
 from hfassets.mds.stage import Stage, StageOutput, StageRun, make_stage
-from hfassets.parts.plan import AFTER, ELSEWHERE_FILE, MANIFEST_FILE, elsewhere
+from hfassets.parts.plan import AFTER, ELSEWHERE_FILE, elsewhere
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.storage.atomic import publish_directory, temporary_beside, write_atomic
-from hfassets.storage.manifest import parse_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, parse_manifest
 
 _AT_ONCE = 8
 

@@ -20,17 +20,23 @@ from hfassets.mds.index import INDEX
 from hfassets.parts import LocalPool, PartsResult, Plan
 from hfassets.parts import run as run_parts
 from hfassets.parts.make import Worker
-from hfassets.parts.plan import AFTER, MANIFEST_FILE, PLAN_FILE, elsewhere, load_plan
+from hfassets.parts.plan import AFTER, PLAN_FILE, elsewhere, load_plan
 from hfassets.parts.pool import Backend
 from hfassets.progress import Note, ProgressCallback, silent
 from hfassets.storage.atomic import write_atomic
 from hfassets.storage.lease import lease
-from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
+from hfassets.storage.manifest import (
+    ADOPTED,
+    MANIFEST_FILE,
+    Manifest,
+    OutputFile,
+    provenance,
+    read_manifest,
+    write_manifest,
+)
 from hfassets.storage.state import StateDir
 
 STATS = "stats.json"
-ADOPTED = "adopted.json"
-"""The manifest of a folder that somebody else has written (see hfassets.adopt): it is what it is, whatever is asked."""
 SIDES = ("train", "validation")
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from hfassets.errors import DataError, IntegrityError
 from hfassets.mds.index import INDEX, Shard, collect, index_bytes, read_index
-from hfassets.mds.stage import ADOPTED, SIDES
-from hfassets.parts.plan import MANIFEST_FILE, elsewhere
-from hfassets.storage.manifest import read_manifest
+from hfassets.mds.stage import SIDES
+from hfassets.parts.plan import elsewhere
+from hfassets.storage.manifest import ADOPTED, MANIFEST_FILE, read_manifest
 from hfassets.storage.state import file_name
 
 

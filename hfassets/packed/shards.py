@@ -15,10 +15,9 @@ from pathlib import Path
 from hfassets.errors import IntegrityError
 from hfassets.mds.stage import Stage, StageOutput, StageRun, find_stage, make_stage
 from hfassets.mds.verify import file_fault
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import fsync_directory
-from hfassets.storage.manifest import Manifest, OutputFile, read_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, Manifest, OutputFile, read_manifest
 
 PARTS = ".parts"
 Close = Callable[[Mapping[str, int]], None]

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hfassets.errors import HfassetsError, IntegrityError
-from hfassets.parts.plan import AFTER, MANIFEST_FILE, Outcome, PartOutput, Plan, load_plan
+from hfassets.parts.plan import AFTER, Outcome, PartOutput, Plan, load_plan
 from hfassets.storage import OutputFile, publish_directory, write_manifest
 from hfassets.storage.atomic import temporary_beside
+from hfassets.storage.manifest import MANIFEST_FILE
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Worker = Callable[[dict[str, Any], Path], PartOutput | None]

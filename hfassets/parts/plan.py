@@ -15,10 +15,10 @@ import orjson
 
 from hfassets.errors import IntegrityError
 from hfassets.storage import Manifest, OutputFile, identity_fingerprint, provenance, read_manifest, write_atomic
+from hfassets.storage.manifest import MANIFEST_FILE
 from hfassets.storage.state import file_name
 
 PLAN_FILE = "plan.json"
-MANIFEST_FILE = "manifest.json"
 ELSEWHERE_FILE = "elsewhere.json"
 """Beside a part's manifest when the part was brought elsewhere: `to`, and the files that were `removed` here since."""
 AFTER = "after"

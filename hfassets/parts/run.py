@@ -15,11 +15,12 @@ from typing import Any
 
 from hfassets.errors import DataError, IntegrityError, PartialFailureError
 from hfassets.parts.make import Worker, entry_point
-from hfassets.parts.plan import MANIFEST_FILE, PLAN_FILE, Plan, load_plan, store_plan
+from hfassets.parts.plan import PLAN_FILE, Plan, load_plan, store_plan
 from hfassets.parts.pool import Backend
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.storage import Manifest, read_manifest
 from hfassets.storage.atomic import TEMPORARY, fsync_directory, remove_temporaries
+from hfassets.storage.manifest import MANIFEST_FILE
 
 
 @dataclass(frozen=True, slots=True)

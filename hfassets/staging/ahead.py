@@ -6,14 +6,13 @@ Invariant: the listing is made by a process of its own, which ends with this one
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import xxhash
+from hfassets.staging.tree import files_below, listing_mark
 
-from hfassets.staging.tree import files_below
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 class TargetListing:
@@ -23,6 +22,8 @@ class TargetListing:
         self._connection: Connection | None = None
         # A process that has threads is not forked: what they hold would stay held.
         if target.is_dir() and threading.active_count() == 1:
+            from multiprocessing import get_context
+
             context = get_context("fork")
             self._connection, sending = context.Pipe(duplex=False)
             context.Process(target=_send, args=(str(target), sending), daemon=True).start()
@@ -36,12 +37,6 @@ class TargetListing:
             return str(self._connection.recv())
         except (EOFError, OSError):
             return ""
-
-
-def listing_mark(files: Iterable[tuple[str, int, int]]) -> str:
-    """What tells these files (path, bytes, modification time in ns) from others; raises nothing for any path."""
-    listed = "\0".join([f"{size} {mtime_ns} {path}" for path, size, mtime_ns in sorted(files)])
-    return xxhash.xxh3_128_hexdigest(listed.encode("utf-8", "surrogateescape"))
 
 
 def _send(target: str, sending: Connection) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hfassets.errors import DataError
-from hfassets.staging.tree import SourceFile, SourceTree, checked_path, opened_folder
+from hfassets.staging.tree import SourceFile, SourceTree, checked_path, plain_files
 
 _DATA = (".arrow", ".parquet")
 _UNFINISHED = (".incomplete", ".tmp")
@@ -54,21 +54,10 @@ def _folder_of(root: Path, name: str) -> str:
 
 
 def _files(root: Path, below: str) -> Iterator[SourceFile]:
-    """Plain files, links followed; what a killed process has left unfinished is none. Raises DataError for a loop."""
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(below, frozenset())]
-    while waiting:
-        at, above = waiting.pop()
-        with opened_folder(root / at) as (folder, mark), os.scandir(folder) as entries:
-            if mark in above:
-                raise DataError(f"{root / at}: a link to a folder above it; it would never end")
-            for entry in entries:
-                path = f"{at}/{entry.name}" if at else entry.name
-                if entry.is_dir():
-                    if not entry.name.endswith(_UNFINISHED):
-                        waiting.append((path, above | {mark}))
-                elif entry.is_file() and not entry.name.endswith(_UNFINISHED):
-                    about = entry.stat()
-                    yield SourceFile(path, about.st_size, about.st_mtime_ns)
+    """What a killed process has left unfinished is none of them."""
+    for path, about in plain_files(root, below, enters=lambda _, name: not name.endswith(_UNFINISHED)):
+        if not path.endswith(_UNFINISHED):
+            yield SourceFile(path, about.st_size, about.st_mtime_ns)
 
 
 def _relative(root: Path, line: str) -> str:

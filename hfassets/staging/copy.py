@@ -12,19 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import orjson
 
 from hfassets.errors import DataError, HfassetsError, PartialFailureError, SpaceError
-from hfassets.parts.pool import begin_worker
 from hfassets.progress import Note, Progress, ProgressCallback, silent
 from hfassets.report.units import format_bytes
-from hfassets.staging.ahead import TargetListing, listing_mark
+from hfassets.staging.ahead import TargetListing
 from hfassets.staging.digest import has_digest
 from hfassets.staging.transfer import copy_batch
 from hfassets.staging.tree import JOURNAL, LINK, STAGED, SourceFile, SourceTree, files_below
@@ -109,11 +106,10 @@ def stage_tree(
 
 def _is_as_listed(request: StagingRequest, target: Path, listing: TargetListing) -> bool:
     """Whether all is there, and nothing else."""
-    before, files = _read(target), request.source.files
     return (
-        _is_complete(before, request)
+        _is_complete(_read(target), request)
         and not request.source.links
-        and listing.mark() == listing_mark((path, size, mtime_ns) for path, size, mtime_ns, _ in files)
+        and listing.mark() == request.source.mark
     )  # fmt: skip
 
 
@@ -236,7 +232,8 @@ def _copy_all(
     root, name = request.source.root, str(request.source.root).rpartition("/")[2]
     journal = target / JOURNAL
     batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
-    with _copiers(request, len(missing)) as copy:
+    copiers = _threads if len(missing) <= _FEW else _processes
+    with copiers(request) as copy:
         running: set[Future[list[tuple[str, int, str, str]]]] = set()
         for batch in batches:
             if len(running) >= 2 * request.workers:
@@ -257,22 +254,29 @@ _Copy = Callable[[Path | S3Prefix, str, Sequence[SourceFile]], Future[list[tuple
 
 
 @contextmanager
-def _copiers(request: StagingRequest, files: int) -> Iterator[_Copy]:
-    """Threads for few files, whose bytes are all the work; processes for many, where Python is. When the body is left
-    by an error, what they are at is given up.
-    """
-    if files <= _FEW:
-        stop = threading.Event()
-        with ThreadPoolExecutor(request.workers, thread_name_prefix="stage") as threads:
-            try:
-                yield lambda root, target, batch: threads.submit(
-                    copy_batch, root, target, batch, hashed=request.hashed, stop=stop
-                )
-            except BaseException:
-                stop.set()
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return
+def _threads(request: StagingRequest) -> Iterator[_Copy]:
+    """For few files, whose bytes are all the work. When the body is left by an error, what they are at is given up."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(request.workers, thread_name_prefix="stage") as threads:
+        try:
+            yield lambda root, target, batch: threads.submit(
+                copy_batch, root, target, batch, hashed=request.hashed, stop=stop
+            )
+        except BaseException:
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _processes(request: StagingRequest) -> Iterator[_Copy]:
+    """For many files, where Python is the work. When the body is left by an error, what they are at is given up."""
+    # Imported where they are needed: a node that has all, or few files, does not wait for them.
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from hfassets.parts.pool import begin_worker
+
     context = get_context("spawn")
     # Only this process holds the sending end: workers end with it, however it ends.
     watched, alive = context.Pipe(duplex=False)

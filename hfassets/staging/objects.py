@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from hfassets.errors import DataError
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.staging.tree import (
     JOURNAL,
     STAGED,
@@ -19,6 +18,7 @@ from hfassets.staging.tree import (
     is_shared,
     known_hashes,
 )
+from hfassets.storage.manifest import MANIFEST_FILE
 from hfassets.storage.s3 import S3Prefix, S3Store
 
 

@@ -18,10 +18,9 @@ import orjson
 from hfassets.errors import IntegrityError
 from hfassets.hub.hashing import hash_file
 from hfassets.mds.verify import file_fault
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.progress import Progress, ProgressCallback, silent
 from hfassets.storage.atomic import publish_directory
-from hfassets.storage.manifest import Manifest, OutputFile, provenance, read_manifest, write_manifest
+from hfassets.storage.manifest import MANIFEST_FILE, Manifest, OutputFile, provenance, read_manifest, write_manifest
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import xxhash
+
 from hfassets.errors import DataError, IntegrityError
-from hfassets.mds.stage import ADOPTED
-from hfassets.parts.plan import MANIFEST_FILE
-from hfassets.storage.manifest import OutputFile, parse_manifest
+from hfassets.storage.manifest import ADOPTED, MANIFEST_FILE, OutputFile, parse_manifest
 from hfassets.storage.s3 import S3Prefix
 
 STAGED = "staged.json"
@@ -43,12 +43,14 @@ class SourceFile(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SourceTree:
     """The files of a folder, or below an address of S3, in the order of their paths, and `links`: paths that become
-    links to places outside. `fingerprint` tells the tree from another state of it.
+    links to places outside. `fingerprint` tells the tree from another state of it, `mark` its files' names, sizes and
+    times from others (see `listing_mark`).
     """
 
     root: Path | S3Prefix
     files: tuple[SourceFile, ...]
     fingerprint: str
+    mark: str
     links: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -59,9 +61,12 @@ class SourceTree:
         ordered = tuple(sorted(files))
         if not ordered:
             raise DataError(f"{root}: no files in it")
-        listed = [f"{size} {mtime} {sha256} {path}" for path, size, mtime, sha256 in ordered]
-        listed += [f"{path} -> {to}" for path, to in sorted((links or {}).items())]
-        return cls(root, ordered, hashlib.sha256(os.fsencode("\0".join(listed))).hexdigest(), dict(links or {}))
+        listed = _listed([(path, size, mtime_ns) for path, size, mtime_ns, _ in ordered])
+        more = [sha256 for *_, sha256 in ordered]
+        more += [f"{path} -> {to}" for path, to in sorted((links or {}).items())]
+        whole = hashlib.sha256(listed)
+        whole.update(os.fsencode("\0".join(["", *more])))
+        return cls(root, ordered, whole.hexdigest(), xxhash.xxh3_128_hexdigest(listed), dict(links or {}))
 
     @property
     def bytes(self) -> int:
@@ -135,32 +140,44 @@ def checked_path(path: str) -> str:
 
 def _found(root: Path, known: Mapping[str, tuple[int, str]], packed: dict[str, tuple[int, str]]) -> list[SourceFile]:
     """All files; shards of packed rows are in `packed` from now on, and their parts, which are the same, left out."""
-    found: list[SourceFile] = []
     hashes = {path: sha256 for path, (_, sha256) in known.items()}
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        below, above = waiting.pop()
-        with opened_folder(root / below) as (folder, mark):
-            if mark in above:
-                raise DataError(f"{root / below}: a link to a folder above it; it would never end")
-            inside = above | {mark}
-            # By the folder's descriptor: looking at each file by its whole path takes a third longer.
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    path = f"{below}/{entry.name}" if below else entry.name
-                    if entry.is_dir():
-                        shards = _packed(root / below) if entry.name == _PARTS else None
-                        if shards is None:
-                            waiting.append((path, inside))
-                            continue
-                        prefix = f"{below}/" if below else ""
-                        packed |= {prefix + name: (file.size, file.sha256) for name, file in shards.items()}
-                    elif entry.is_file() and path not in _OURS:
-                        about = entry.stat()
-                        found.append(SourceFile(path, about.st_size, about.st_mtime_ns, hashes.get(path, "")))
+
+    def enters(below: str, name: str) -> bool:
+        shards = _packed(root / below) if name == _PARTS else None
+        prefix = f"{below}/" if below else ""
+        packed.update({prefix + shard: (file.size, file.sha256) for shard, file in (shards or {}).items()})
+        return shards is None
+
+    found = [
+        SourceFile(path, about.st_size, about.st_mtime_ns, hashes.get(path, ""))
+        for path, about in plain_files(root, enters=enters)
+        if path not in _OURS
+    ]
     if packed:
         found = [one._replace(sha256=packed[one.path][1]) if one.path in packed else one for one in found]
     return found
+
+
+def plain_files(
+    root: Path, below: str = "", *, enters: Callable[[str, str], bool] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Each plain file of a folder, links followed, by its path from `root` on. `enters`: whether to go into a folder,
+    asked with the path that it lies in and its name. Raises DataError for a link to a folder above it.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(below, frozenset())]
+    while waiting:
+        at, above = waiting.pop()
+        # By the folder's descriptor: looking at each file by its whole path takes a third longer.
+        with _opened_folder(root / at) as (folder, mark), os.scandir(folder) as entries:
+            if mark in above:
+                raise DataError(f"{root / at}: a link to a folder above it; it would never end")
+            for entry in entries:
+                path = f"{at}/{entry.name}" if at else entry.name
+                if entry.is_dir():
+                    if enters is None or enters(at, entry.name):
+                        waiting.append((path, above | {mark}))
+                elif entry.is_file():
+                    yield path, entry.stat()
 
 
 def _packed(folder: Path) -> dict[str, OutputFile] | None:
@@ -171,7 +188,7 @@ def _packed(folder: Path) -> dict[str, OutputFile] | None:
 
 
 @contextmanager
-def opened_folder(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
+def _opened_folder(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
     """A folder's descriptor, and what tells it from other folders."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -187,7 +204,7 @@ def files_below(target: Path) -> dict[str, tuple[int, int]]:
     waiting = [""]
     while waiting:
         below = waiting.pop()
-        with opened_folder(target / below) as (folder, _), os.scandir(folder) as entries:
+        with _opened_folder(target / below) as (folder, _), os.scandir(folder) as entries:
             for entry in entries:
                 path = f"{below}/{entry.name}" if below else entry.name
                 if entry.is_dir(follow_symlinks=False):
@@ -197,6 +214,15 @@ def files_below(target: Path) -> dict[str, tuple[int, int]]:
                     plain = stat.S_ISREG(about.st_mode)
                     found[path] = (about.st_size, about.st_mtime_ns) if plain else LINK
     return found
+
+
+def listing_mark(files: Iterable[tuple[str, int, int]]) -> str:
+    """What tells these files (path, bytes, modification time in ns) from others; raises nothing for any path."""
+    return xxhash.xxh3_128_hexdigest(_listed(sorted(files)))
+
+
+def _listed(files: Sequence[tuple[str, int, int]]) -> bytes:
+    return "\0".join([f"{size} {mtime_ns} {path}" for path, size, mtime_ns in files]).encode(errors="surrogateescape")
 
 
 def compare(root: str, files: Iterable[SourceFile], known: Mapping[str, tuple[int, str]]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
 
 def temporary_beside(path: Path) -> Path:
     """A fresh temporary name in the folder of `path`, recognised by `TEMPORARY`."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
 
 def fsync_directory(path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import socket
 import threading
 import time
@@ -65,7 +64,7 @@ def lease(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
-    mine = Holder(socket.gethostname(), _machine(), pid, process_started(pid), run_id, secrets.token_hex(8))
+    mine = Holder(socket.gethostname(), _machine(), pid, process_started(pid), run_id, os.urandom(8).hex())
     _acquire(path, mine, what, wait, on_wait)
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)

@@ -24,6 +24,9 @@ from hfassets.errors import IntegrityError
 from hfassets.storage.atomic import write_atomic
 
 MANIFEST_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+ADOPTED = "adopted.json"
+"""The manifest of a folder that somebody else has written (see hfassets.adopt): it is what it is, whatever is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from hfassets.errors import DataError, PartialFailureError, SpaceError
 from hfassets.staging import Staged, StagingRequest, read_tree, stage_tree
-from hfassets.staging.ahead import listing_mark
 from hfassets.staging.copy import verify_staged
-from hfassets.staging.tree import STAGED
+from hfassets.staging.tree import STAGED, listing_mark
 from hfassets.storage.manifest import Manifest, OutputFile, write_manifest
 from hfassets_tests.dagster_service import wait_for
 

@@ -10,11 +10,11 @@ from hfassets.defs.partition_run import Check, Outcome
 from hfassets.defs.stage_asset import Proof
 from hfassets.defs.staging import checks
 from hfassets.mds.stage import StageOutput
-from hfassets.parts.plan import MANIFEST_FILE
 from hfassets.report.plots import bar_chart, markdown_image
 from hfassets.report.tables import build_table
 from hfassets.report.units import format_bytes
 from hfassets.staging.from_catalog import stage_command
+from hfassets.storage.manifest import MANIFEST_FILE
 
 
 def of_folder(key: str, made: StageOutput, proof: Proof | None) -> Outcome:
