@@ -185,14 +185,17 @@ class Cluster:
     def start_now(self, job_id: str) -> None:
         """Take from a requeued job the two minutes that SLURM lets it wait; returns when it runs again.
 
-        SLURM sets its start time once more when the last processes of its former life are gone; begun before, its next
-        life fails at once.
+        It is begun in a later second than the one in which its former life was ended: a node refuses a job whose
+        credential is no newer than the end it was told, both in whole seconds, and the job fails at once.
         """
+        ended: list[int] = []
 
         def runs_again() -> bool:
-            gone = not any(self._steps(node, job_id) for node in NODES)
+            now, gone = int(time.time()), not any(self._steps(node, job_id) for node in NODES)
             if gone and "PENDING" in self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T"):
-                self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
+                ended.append(now)
+                if now > ended[0]:
+                    self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)
             restarts, state = self.field(job_id, "Restarts"), self.field(job_id, "JobState")
             return restarts != "0" and state in ("RUNNING", "COMPLETED", "FAILED")
 
