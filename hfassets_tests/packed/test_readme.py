@@ -17,6 +17,7 @@ pytestmark = pytest.mark.hub
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.drill
 def test_a_student_learns_by_the_example(
     hub_env: ClientEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

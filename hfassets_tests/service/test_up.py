@@ -182,6 +182,7 @@ def test_an_upgrade_backs_up_and_starts_again(owner: Account) -> None:
     assert not (owner.home / "dagster/drain").exists()
 
 
+@pytest.mark.drill
 def test_nothing_outlives_a_supervisor_that_is_killed(owner: Account) -> None:
     """SIGKILL: all its servers end; `status` says so with 3; `up` starts them again."""
     os.kill(owner.state["pid"], signal.SIGKILL)

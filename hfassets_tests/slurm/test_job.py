@@ -86,7 +86,14 @@ def test_the_exit_code_is_0_only_when_the_run_has_succeeded(
     assert (code, run.status) == (EXIT_FAILED, DagsterRunStatus.FAILURE)
 
 
-@pytest.mark.parametrize("signals", [{"step": 0.1, "worker": 0.5}, {"step": 0.3, "worker": 0.3}, {"worker": 0.1}])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        {"step": 0.1, "worker": 0.5},
+        pytest.param({"step": 0.3, "worker": 0.3}, marks=pytest.mark.drill),
+        pytest.param({"worker": 0.1}, marks=pytest.mark.drill),
+    ],
+)
 def test_a_job_that_slurm_stops_has_not_failed_whichever_process_dies_first(
     instance: DagsterInstance, origins: tuple[Any, Any], signals: dict[str, float]
 ) -> None:

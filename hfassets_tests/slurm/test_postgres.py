@@ -12,7 +12,7 @@ from hfassets_tests.cluster import Cluster, Postgres, missing_commands, postgres
 from hfassets_tests.dagster_service import wait_for
 from hfassets_tests.slurm.deployment import SlurmService, deployment
 
-pytestmark = [pytest.mark.slurm, pytest.mark.dagster]
+pytestmark = [pytest.mark.slurm, pytest.mark.dagster, pytest.mark.drill]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,6 @@ def test_everything_works_on_postgres_without_accounting(service: SlurmService, 
     assert len(service.runs(backfill=backfill)) == len(keys)
 
 
-@pytest.mark.drill
 def test_too_much_memory_is_said_without_accounting_too(service: SlurmService) -> None:
     failed = service.launch_trial("hungry", megabytes=900)
     assert service.outcome(failed) == "FAILURE"

@@ -47,7 +47,7 @@ def in_queue(cluster: Cluster, job: str) -> bool:
     return job in cluster.run("squeue", "-h", "-o", "%i").split()
 
 
-@pytest.mark.parametrize("configs", [6, pytest.param(CONFIGS, marks=pytest.mark.drill)])
+@pytest.mark.parametrize("configs", [2, pytest.param(CONFIGS, marks=pytest.mark.drill)])
 def test_a_backfill_of_many_configs_is_as_many_jobs_and_materialises_all(
     slurm_service: SlurmService, cluster: Cluster, configs: int
 ) -> None:
@@ -259,6 +259,7 @@ def other_instance(folder: Path, cluster: Cluster) -> Iterator[DagsterInstance]:
         yield instance
 
 
+@pytest.mark.drill
 def test_a_requeued_job_resumes_its_run_and_does_no_part_twice(slurm_service: SlurmService, cluster: Cluster) -> None:
     run = slurm_service.launch_trial("slow_parts", name="requeued", parts=6, seconds=1.5)
     job = slurm_service.job(run)
