@@ -174,6 +174,7 @@ def test_models_that_do_more_behind_their_head(
         assert np.allclose(one["top_logprobs"], expected, atol=1e-4)
 
 
+@pytest.mark.drill
 def test_workers_and_small_shards_change_nothing(place: Place, tmp_path: Path) -> None:
     """Rows in the same order with the same numbers; no shard over its limit; done is done; half as exact is smaller."""
     whole = place.teach(place.root / "rows", tmp_path / "whole", LogitRule(8))

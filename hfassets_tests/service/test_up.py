@@ -185,14 +185,17 @@ def test_an_upgrade_backs_up_and_starts_again(owner: Account) -> None:
 @pytest.mark.drill
 def test_nothing_outlives_a_supervisor_that_is_killed(owner: Account) -> None:
     """SIGKILL: all its servers end; `status` says so with 3; `up` starts them again."""
+    assert owner.hfassets("up", "--no-slurm").returncode == 0
     os.kill(owner.state["pid"], signal.SIGKILL)
     wait_for("the servers to end", lambda: not owner.processes())
     assert owner.hfassets("status").returncode == 3
-    assert owner.hfassets("down").returncode == 0
+    assert owner.hfassets("up", "--no-slurm").returncode == 0
+    assert owner.hfassets("status").returncode == 0
 
 
 def test_on_tcp_a_token_is_asked_for(owner: Account, stranger: Account) -> None:
     """Another user without it is refused; the read-only server shows and starts nothing."""
+    assert owner.hfassets("down").returncode == 0
     done = owner.hfassets("up", "--port", "0", "--read-only")
     assert done.returncode == 0, done.stderr
     full, shows = owner.state["web"]

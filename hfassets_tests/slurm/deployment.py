@@ -213,10 +213,11 @@ def deadly_sbatch(folder: Path) -> Path:
     return bin_folder
 
 
-MIX = """\
+MORE = """\
 slurm:
   teacher_logits: {memory: 4000M}
   distillation_tokens: {mode: parts, memory: 1500M}
+  preprocessed_dataset: {mode: parts, memory: 1500M}
 distillation:
 - name: small
   total_samples: 30
@@ -224,6 +225,12 @@ distillation:
   datasets: {math: {enabled: false}, numina_cot: {enabled: false}}
   tokens: {tokenizer: EleutherAI/pythia-70m, max_seq_length: 128, part_size: 4kB}
   teacher_config: {enabled: true, model_path: EleutherAI/pythia-70m}
+staging:
+- name: blocks
+  source: {dataset: many, config: c00}
+  tokenizer: EleutherAI/pythia-70m
+  block_size: 8
+  part_size: 1kB
 """
 
 
@@ -246,7 +253,7 @@ def deployment(
             "hub: {endpoint: '${HF_ENDPOINT}', backoff_factor: 0.05}\n"
             f"storage: {{hub_cache: {folder}/hub, datasets_cache: {folder}/datasets, output_root: {folder}/data}}\n"
             "datasets: [{repo: team/many, name: many}]\n"
-            "c4: [{name: rows, num_samples: 200, max_lines_per_file: 50, slurm: {cpus: 1}}]\n" + MIX
+            "c4: [{name: rows, num_samples: 200, max_lines_per_file: 50, slurm: {cpus: 1}}]\n" + MORE
         )
         with patch.dict(os.environ, {**cluster.environment, **(environment or {})}):
             write_config(home, postgres=postgres, launcher=launcher)

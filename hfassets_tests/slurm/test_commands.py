@@ -157,6 +157,7 @@ def run_script(
     return cluster.field(job, "JobState"), cluster.field(job, "ExitCode"), log.read_text()
 
 
+@pytest.mark.drill
 def test_the_plain_scripts_download_verify_and_end_as_their_work_did(
     slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from datasets import load_from_disk
+from tokenizers import Tokenizer
 
+from hfassets.staging.saved import verify_folder
 from hfassets.tokens import read_packed
 from hfassets_tests.cluster import Cluster
 from hfassets_tests.dagster_service import wait_for
@@ -36,6 +39,22 @@ def test_the_run_is_light_and_its_parts_are_tasks(slurm_service: SlurmService, c
     assert slurm_service.outcome(again) == "SUCCESS"
     assert any(message.startswith("job array") for message in slurm_service.messages(again))
     assert len(read_packed(slurm_service.home.root / "data/distillation_tokens/small/gsm8k")) > 0
+
+
+@pytest.mark.drill
+def test_a_staging_recipe_is_made_by_tasks(slurm_service: SlurmService) -> None:
+    """The run is light, its parts are tasks; the rows are those of a plain loop, and proven."""
+    assert slurm_service.outcome(slurm_service.launch(["prepared_dataset"], "many:c00")) == "SUCCESS"
+    run = slurm_service.launch(["preprocessed_dataset"], "blocks")
+    assert slurm_service.outcome(run) == "SUCCESS", slurm_service.messages(run)
+    assert any(message.startswith("job array") for message in slurm_service.messages(run))
+    root = slurm_service.home.root
+    assert verify_folder(root / "data/staging/blocks").faults == ()
+    (file,) = root.glob("hub/models--EleutherAI--pythia-70m/snapshots/*/tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokens = [token for row in range(200) for token in tokenizer.encode(f"0 {row}").ids]
+    made = load_from_disk(str(root / "data/staging/blocks"))["train"]
+    assert list(made["input_ids"]) == [tokens[at : at + 8] for at in range(0, len(tokens), 8)]
 
 
 @pytest.mark.drill
