@@ -43,12 +43,15 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hfassets needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
+# Bytecode is made where it is needed: that of all packages would take a minute more.
+PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	$(PIP) --editable '.[test,dev]'
 	touch $(VENV)/.installed $@
 
 # The tests of the web UI and of permissions need these; as an ordinary user they are left to the administrator and
