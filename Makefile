@@ -43,15 +43,18 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hfassets needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-# Bytecode is made where it is needed: that of all packages would take a minute more.
+# pip would make the bytecode on one core. Some packages hold files that are no Python of today, which is no fault.
 PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[test,dev]'
+	$(COMPILE)
 	touch $(VENV)/.installed $@
 
 # The tests of the web UI and of permissions need these; as an ordinary user they are left to the administrator and

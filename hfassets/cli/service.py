@@ -68,6 +68,8 @@ def up(
     places = _places(home)
     state = read_state(places.state)
     if state is not None and state.alive(places.lease):
+        if not _serves(state, port, read_only=False) or not _serves(state, read_only_port, read_only=True):
+            raise HfassetsError("it runs already, without the port that is asked for; `hfassets down`, then up again")
         _tell(places, state)
         return
     places.stop.unlink(missing_ok=True)
@@ -176,6 +178,12 @@ def upgrade(home: Path | None, wait: float) -> None:
             places, [sys.executable, "-m", "hfassets.service.supervisor", "--home", str(places.home), *words]
         )
     _tell(places, new)
+
+
+def _serves(state: ServiceState, port: int | None, *, read_only: bool) -> bool:
+    """Whether there is a web server on the port; 0: on any, None: nobody asks for one."""
+    found = [one.port for one in state.web if not one.path and one.read_only is read_only]
+    return port is None or port in found or (port == 0 and bool(found))
 
 
 def _again(state: ServiceState) -> list[str]:

@@ -88,7 +88,8 @@ def test_nothing_stays_open() -> None:
         for killed in [calls.submit(_dies) for _ in range(2 * ANSWERS)]:
             with pytest.raises(ProcessKilledError):
                 killed.result()
-    assert _descriptors() == before
+    # What others have left open may be closed meanwhile; a leak would be one for each that died.
+    assert _descriptors() <= before
 
 
 def _descriptors() -> int:

@@ -147,6 +147,8 @@ def test_up_is_reached_through_its_socket_by_its_owner_alone(owner: Account, str
     assert stranger.ask(socket, "/server_info") == "PermissionError"
     assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
     before = owner.state["servers"]
+    other = owner.hfassets("up", "--no-slurm", "--port", "0")
+    assert other.returncode == 1 and "runs already, without the port" in other.stderr
     again = owner.hfassets("up", "--no-slurm")
     assert again.returncode == 0 and owner.state["servers"] == before
     status = owner.hfassets("status", "--json")
