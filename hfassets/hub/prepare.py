@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -353,6 +354,7 @@ def _remove_abandoned(parent: Path) -> None:
 _PR_SET_PDEATHSIG = 1
 _dying_children = False
 _hooked = False
+_forking = threading.local()
 
 
 @contextmanager
@@ -361,7 +363,7 @@ def children_die_with_us(num_proc: int | None) -> Iterator[None]:
     pool tells them to, whatever the parent does at SIGTERM. Linux."""
     global _dying_children, _hooked
     if not _hooked:
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_child)
         _hooked = True
     _dying_children = num_proc is not None
     try:
@@ -370,10 +372,22 @@ def children_die_with_us(num_proc: int | None) -> Iterator[None]:
         _dying_children = False
 
 
+def _before_fork() -> None:
+    # A pool that is done before all its workers have begun tells them so at once; Python forgets in a new process what
+    # a handler of its parent has taken, and the pool would wait for it for ever.
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if _dying_children else None
+
+
 def _after_fork() -> None:
-    if _dying_children:
-        # A handler in Python never runs in a worker that waits for a lock; its pool would wait for it for ever.
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _begin_child() -> None:
+    if _forking.mask is not None:
+        # A handler in Python never runs in a worker that waits for a lock.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _after_fork()
