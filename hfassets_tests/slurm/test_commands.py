@@ -14,7 +14,7 @@ from hfassets_tests.cluster import Cluster
 from hfassets_tests.dagster_service import flip_byte, wait_for
 from hfassets_tests.slurm.deployment import ROOT, SlurmService
 
-pytestmark = [pytest.mark.slurm, pytest.mark.dagster]
+pytestmark = [pytest.mark.slurm, pytest.mark.dagster, pytest.mark.drill]
 
 SCRIPTS = ROOT / "slurm"
 
@@ -71,7 +71,6 @@ def test_a_command_that_cannot_be_submitted_is_one_line(
     assert said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.drill
 def test_jobs_are_listed_with_what_they_wait_for_and_what_they_are(
     slurm_service: SlurmService, cluster: Cluster
 ) -> None:
@@ -87,7 +86,6 @@ def test_jobs_are_listed_with_what_they_wait_for_and_what_they_are(
     cluster.cancel_all()
 
 
-@pytest.mark.drill
 def test_a_drained_queue_starts_nothing_and_goes_on_where_it_stood(slurm_service: SlurmService) -> None:
     done = call(slurm_service, "slurm", "drain", "--timeout", "60")
     assert done.returncode == 0, done.stderr
@@ -157,7 +155,6 @@ def run_script(
     return cluster.field(job, "JobState"), cluster.field(job, "ExitCode"), log.read_text()
 
 
-@pytest.mark.drill
 def test_the_plain_scripts_download_verify_and_end_as_their_work_did(
     slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -182,7 +179,6 @@ def test_the_plain_scripts_download_verify_and_end_as_their_work_did(
     assert (state, code) == ("FAILED", "1:0") and "team/nothing" in log
 
 
-@pytest.mark.drill
 def test_the_plain_script_asks_for_everything_again_when_told(
     slurm_service: SlurmService, cluster: Cluster, tmp_path: Path
 ) -> None:
