@@ -22,7 +22,7 @@ from hfassets.storage.s3 import S3Error, S3Prefix, S3Store
 _BLOCK = 256 << 10
 """B, read and hashed at once: small enough to stay in a core's own cache in between."""
 _PIECE = 2 << 20
-"""B, written at once: as much as the page cache takes in one (ext4 since Linux 6.16), which halves the time."""
+"""B, written at once: as much as the page cache takes as one (large folios; ext4 since Linux 6.16)."""
 _FICLONE = 0x40049409
 """linux/fs.h, see ioctl_ficlone(2)."""
 _ATTEMPTS = 3
