@@ -35,6 +35,7 @@ _BATCH_FILES = 512
 _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
 _FEW = 10_000
+"""Files, up to which processes take longer to begin than they save."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,8 @@ def stage_tree(
 
 def _is_as_listed(request: StagingRequest, target: Path, listing: TargetListing) -> bool:
     """Whether all is there, and nothing else."""
-    return (
-        _is_complete(_read(target), request)
-        and not request.source.links
-        and listing.mark() == request.source.mark
-    )  # fmt: skip
+    source = request.source
+    return _is_complete(_read(target), request) and not source.links and listing.mark() == source.mark
 
 
 def _is_complete(before: _There | None, request: StagingRequest) -> bool:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from hfassets.errors import DataError, PartialFailureError, SpaceError
 from hfassets.staging import Staged, StagingRequest, read_tree, stage_tree
+from hfassets.staging import copy as copying
 from hfassets.staging.copy import verify_staged
 from hfassets.staging.tree import STAGED, listing_mark
 from hfassets.storage.manifest import Manifest, OutputFile, write_manifest
@@ -64,9 +65,14 @@ def stage(source: Path, to: Path, workers: int = 2, *, hashed: bool = True) -> S
     return stage_tree(StagingRequest(read_tree(source), to, workers, hashed))
 
 
-@pytest.mark.parametrize("hashed", [True, False])
-def test_every_file_arrives_whatever_its_name(tmp_path: Path, hashed: bool) -> None:
-    """The same bytes and times; a second time nothing is copied; a changed source brings what has changed."""
+@pytest.mark.parametrize(("few", "hashed"), [(100, True), (100, False), (0, True)])
+def test_every_file_arrives_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int, hashed: bool
+) -> None:
+    """By threads, as few files, or by processes, as many: the same bytes and times; a second time nothing is copied; a
+    changed source brings what has changed.
+    """
+    monkeypatch.setattr(copying, "_FEW", few)
     source = fill(tmp_path / "source")
     first = stage(source, tmp_path / "to", hashed=hashed)
     assert content(tmp_path / "to") == content(source)
@@ -197,7 +203,7 @@ def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, options: str, to
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hfassets.staging import StagingRequest, read_tree, stage_tree
+from hfassets.staging import StagingRequest, copy, read_tree, stage_tree
 told = 0
 def progress(event):
     global told
@@ -205,19 +211,21 @@ def progress(event):
     if told == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
+    copy._FEW = int(sys.argv[3])
     stage_tree(StagingRequest(read_tree(Path(sys.argv[1])), Path(sys.argv[2]), 2), progress)
 """
 
 
-def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """SIGKILL: what has arrived is not copied again, all is proven at the end, and no process of it is left."""
+@pytest.mark.parametrize("few", [100, 0])
+def test_a_run_that_is_killed_goes_on(tmp_path: Path, few: int) -> None:
+    """By threads or by processes: what has arrived is not copied again, all is proven, and no process of it is left."""
     source = tmp_path / "source"
     source.mkdir()
     for number in range(40):
         (source / f"{number}.bin").write_bytes(random.randbytes(1_500_000))
     script = tmp_path / "script.py"
     script.write_text(_KILLED)
-    command = [sys.executable, str(script), str(source), str(tmp_path / "to")]
+    command = [sys.executable, str(script), str(source), str(tmp_path / "to"), str(few)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "STAGED_BY": str(tmp_path)}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     wait_for("its workers to end", lambda: not _processes(f"STAGED_BY={tmp_path}"))
