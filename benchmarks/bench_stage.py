@@ -70,15 +70,22 @@ def contestants(each: int) -> dict[str, Callable[[Path, Path], list[str]]]:
     }
 
 
-def timed(command: list[str], size: int = 0) -> float:
-    """Seconds of a command; what was written before is on disk when it begins, and `size` bytes of memory are at hand.
+def timed(command: list[str], source: Path | None = None) -> float:
+    """Seconds of a command; what was written before is on disk when it begins, and the source and as much memory again
+    are at hand.
 
-    A virtual machine gives free memory back to its host and gets it again page by page, which would take longer than
-    the copy: whoever comes after a pause would pay for it.
+    A virtual machine gives its host back what is free, and what was not read for seconds, and gets it again page by
+    page, which takes longer than the copy: whoever comes after a pause would pay for it.
     """
     os.sync()
-    if size:
-        np.ones(size, dtype=np.uint8)
+    if source is not None:
+        files = [path for path in source.rglob("*") if path.is_file()]
+        np.ones(sum(path.stat().st_size for path in files), dtype=np.uint8)
+        buffer = bytearray(1 << 20)
+        for path in files:
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -94,9 +101,8 @@ def bench(source: Path, folder: Path, each: int, rounds: int, *, keep: bool) -> 
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds):
         for name in turns.sample([*commands], len(commands)):
-            size = sum(len(path.read_bytes()) for path in source.rglob("*") if path.is_file())
             target = folder / f"{source.name}-{number}-{name.replace(' ', '')}"
-            seconds[name].append(timed(commands[name](source, target), size))
+            seconds[name].append(timed(commands[name](source, target), source))
             if not keep:
                 shutil.rmtree(target)
         print(

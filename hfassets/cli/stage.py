@@ -39,7 +39,7 @@ _OBJECTS_PER_COLLECTION = 100_000
 @click.option("--dataset", "datasets", metavar="NAME", multiple=True, help="With --mode cache: only this one of it.")
 @click.option("--read", type=click.File("r"), metavar="FILE", help="With --mode cache: the files that are read, one a "
               "line (- for stdin); they are copied, other data is linked. Without it all data is copied.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Processes [default: _DATA_PREP_WORKERS, the job's CPUs].")
+@click.option("--workers", type=click.IntRange(1), help="Cores to use [default: _DATA_PREP_WORKERS, the job's CPUs].")
 @click.option("--no-hash", is_flag=True, help="Do not hash what is copied: such a copy cannot be verified.")
 @click.option("--list", "listed", is_flag=True, help="Print the files, one a line, and copy nothing.")
 @click.option("--verify", is_flag=True, help="Read the folder --to again and hold it against what was copied.")

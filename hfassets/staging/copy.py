@@ -3,6 +3,9 @@
 Invariant: a file counts as there when it has its size and the source's modification time, which is set last;
 `staged.json` says that all are there, and is written last. A run that is killed goes on where it stopped. Of two runs
 with one target the second waits, and finds it done.
+
+A new folder has only its journal until then: ext4 lets a rename over an older file wait until the new one is written,
+behind all that was copied.
 """
 
 from __future__ import annotations
@@ -36,11 +39,14 @@ _BATCH_BYTES = 64 << 20
 _SMALL = 1 << 20
 _FEW = 10_000
 """Files, up to which processes take longer to begin than they save."""
+_STREAMS = 2
+"""Large files at once, for each worker."""
+_MOST_STREAMS = 32
 
 
 @dataclass(frozen=True)
 class StagingRequest:
-    """What is to be where. `workers`: processes that copy; `hashed`: hash what is copied; `keeps`: leave files in the
+    """What is to be where. `workers`: cores that copy; `hashed`: hash what is copied; `keeps`: leave files in the
     target that are not of the source, for those who work there make some of their own.
     """
 
@@ -138,9 +144,12 @@ def _stage(request: StagingRequest, target: Path, began: float, progress: Progre
     ]
     _require_room(target, source, missing, there)
     target.mkdir(exist_ok=True)
-    hashes = {path: digest for path, digest in hashes.items() if path in wanted}
-    _write(target, source, hashes, complete=False, hashed=request.hashed)
-    (target / JOURNAL).unlink(missing_ok=True)
+    hashes = {path: hashes[path] for path in (wanted.keys() & hashes.keys()) - {one.path for one in missing}}
+    if before is None:
+        (target / JOURNAL).touch()
+    else:
+        _write(target, source, hashes, complete=False, hashed=request.hashed)
+        (target / JOURNAL).unlink(missing_ok=True)
     for path in () if request.keeps else there:
         if path not in wanted and path not in source.links:
             (target / path).unlink()
@@ -230,11 +239,11 @@ def _copy_all(
     root, name = request.source.root, str(request.source.root).rpartition("/")[2]
     journal = target / JOURNAL
     batches = _batches(sorted(missing, key=lambda one: (-one.size, one.path)))
-    copiers = _threads if len(missing) <= _FEW else _processes
-    with copiers(request) as copy:
+    streams = _streams(request.workers, missing)
+    with _threads(request, streams) if len(missing) <= _FEW else _processes(request) as copy:
         running: set[Future[list[tuple[str, int, str, str]]]] = set()
         for batch in batches:
-            if len(running) >= 2 * request.workers:
+            if len(running) >= 2 * streams:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 done += _take(ended, hashes, failures, journal)
                 progress(Progress(f"stage {name}", done, total, "B"))
@@ -248,14 +257,23 @@ def _copy_all(
     return hashes
 
 
+def _streams(workers: int, missing: Sequence[SourceFile]) -> int:
+    """How many copy at once. Of large files several a worker: one that waits, for a slow source or until the kernel has
+    written what it holds, leaves its core to another.
+    """
+    if len(missing) > _FEW or sum(one.size for one in missing) < _SMALL * len(missing):
+        return workers
+    return max(workers, min(_STREAMS * workers, _MOST_STREAMS))
+
+
 _Copy = Callable[[Path | S3Prefix, str, Sequence[SourceFile]], Future[list[tuple[str, int, str, str]]]]
 
 
 @contextmanager
-def _threads(request: StagingRequest) -> Iterator[_Copy]:
+def _threads(request: StagingRequest, streams: int) -> Iterator[_Copy]:
     """For few files, whose bytes are all the work. When the body is left by an error, what they are at is given up."""
     stop = threading.Event()
-    with ThreadPoolExecutor(request.workers, thread_name_prefix="stage") as threads:
+    with ThreadPoolExecutor(streams, thread_name_prefix="stage") as threads:
         try:
             yield lambda root, target, batch: threads.submit(
                 copy_batch, root, target, batch, hashed=request.hashed, stop=stop
@@ -352,13 +370,14 @@ def _require_room(
 
 def _read(target: Path) -> _There | None:
     """None for a folder that we have not begun; raises DataError for a `staged.json` that is none of ours."""
+    begun = _There("", complete=False, hashed=False, names={})
     try:
         document = orjson.loads((target / STAGED).read_bytes())
         if document["version"] != VERSION:
             raise DataError(f"{target}: staged by another version of hfassets; empty it and stage again")
         return _There(document["fingerprint"], document["complete"], document["hashed"], document["hashes"])
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return begun if (target / JOURNAL).is_file() else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{target / STAGED}: not what staging writes ({error}); empty the folder") from None
 

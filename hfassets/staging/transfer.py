@@ -10,7 +10,9 @@ import fcntl
 import mmap
 import os
 import shutil
+import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -25,6 +27,8 @@ _PIECE = 2 << 20
 """B, written at once: as much as the page cache takes as one (large folios; ext4 since Linux 6.16)."""
 _FICLONE = 0x40049409
 """linux/fs.h, see ioctl_ficlone(2)."""
+_RESERVE = 0x4030582A
+"""FS_IOC_RESVSP64 of linux/falloc.h: fallocate(2) that leaves the size, and does not write where it cannot reserve."""
 _ATTEMPTS = 3
 
 
@@ -114,6 +118,8 @@ def _copied(
     shared = one.size > _BLOCK and _is_shared(reading, writing)
     if shared and digest is None:
         return os.fstat(writing).st_size, ""
+    if not shared and one.size >= len(buffer):
+        _reserve(writing, one.size)
     size, count = 0, len(buffer)
     while count == len(buffer):
         count = _filled(writing if shared else reading, buffer, digest)
@@ -131,6 +137,15 @@ def _is_shared(reading: int, writing: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _reserve(writing: int, size: int) -> None:
+    """Blocks for all of a file at once: ext4 then need not account for each one that is written, a quarter of the time.
+
+    Only a hint: what a file system cannot reserve, it says when it is written.
+    """
+    with suppress(OSError):
+        fcntl.ioctl(writing, _RESERVE, struct.pack("hhqqii16x", 0, os.SEEK_SET, 0, size, 0, 0))
 
 
 def _filled(reading: int, buffer: memoryview, digest: Digest | None) -> int:

@@ -22,7 +22,7 @@ from hfassets.errors import DataError, PartialFailureError, SpaceError
 from hfassets.staging import Staged, StagingRequest, read_tree, stage_tree
 from hfassets.staging import copy as copying
 from hfassets.staging.copy import verify_staged
-from hfassets.staging.tree import STAGED, listing_mark
+from hfassets.staging.tree import STAGED, SourceFile, listing_mark
 from hfassets.storage.manifest import Manifest, OutputFile, write_manifest
 from hfassets_tests.dagster_service import wait_for
 
@@ -214,6 +214,27 @@ if __name__ == "__main__":
     copy._FEW = int(sys.argv[3])
     stage_tree(StagingRequest(read_tree(Path(sys.argv[1])), Path(sys.argv[2]), 2), progress)
 """
+
+
+def test_what_was_copied_anew_without_hashes_is_proven_by_no_older_hash(tmp_path: Path) -> None:
+    """Asked for proof again, the file is copied again, and the copy verified by what it now is."""
+    source, to = tmp_path / "source", tmp_path / "to"
+    source.mkdir()
+    for number, content in enumerate((b"before", b"behind")):
+        (source / "one.bin").write_bytes(content)
+        os.utime(source / "one.bin", (number, number))
+        stage(source, to, hashed=number == 0)
+    assert stage(source, to).copied_files == 1
+    assert verify_staged(to) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "files", "size", "streams"),
+    [(2, 20, 1 << 20, 4), (2, 20, 1000, 2), (20, 9, 1 << 30, 32), (64, 9, 1 << 30, 64), (3, 10_001, 1 << 20, 3)],
+)
+def test_of_large_files_two_a_worker_are_copied_at_once(workers: int, files: int, size: int, streams: int) -> None:
+    """Up to 32; more only where there are more workers. Small ones, and very many, one a worker."""
+    assert copying._streams(workers, [SourceFile(str(number), size, 0) for number in range(files)]) == streams
 
 
 @pytest.mark.parametrize("few", [100, 0])
