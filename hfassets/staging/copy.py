@@ -42,6 +42,7 @@ _FEW = 10_000
 _STREAMS = 2
 """Large files at once, for each worker."""
 _MOST_STREAMS = 32
+"""Of a node with many cores; more only where there are more workers."""
 
 
 @dataclass(frozen=True)
@@ -370,14 +371,13 @@ def _require_room(
 
 def _read(target: Path) -> _There | None:
     """None for a folder that we have not begun; raises DataError for a `staged.json` that is none of ours."""
-    begun = _There("", complete=False, hashed=False, names={})
     try:
         document = orjson.loads((target / STAGED).read_bytes())
         if document["version"] != VERSION:
             raise DataError(f"{target}: staged by another version of hfassets; empty it and stage again")
         return _There(document["fingerprint"], document["complete"], document["hashed"], document["hashes"])
     except (FileNotFoundError, NotADirectoryError):
-        return begun if (target / JOURNAL).is_file() else None
+        return _There("", complete=False, hashed=False, names={}) if (target / JOURNAL).is_file() else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{target / STAGED}: not what staging writes ({error}); empty the folder") from None
 

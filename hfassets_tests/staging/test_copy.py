@@ -200,22 +200,6 @@ def test_no_room_is_one_line_and_leaves_nothing(tmp_path: Path, options: str, to
         subprocess.run(["umount", small], check=True)
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from hfassets.staging import StagingRequest, copy, read_tree, stage_tree
-told = 0
-def progress(event):
-    global told
-    told += 1
-    if told == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-if __name__ == "__main__":
-    copy._FEW = int(sys.argv[3])
-    stage_tree(StagingRequest(read_tree(Path(sys.argv[1])), Path(sys.argv[2]), 2), progress)
-"""
-
-
 def test_what_was_copied_anew_without_hashes_is_proven_by_no_older_hash(tmp_path: Path) -> None:
     """Asked for proof again, the file is copied again, and the copy verified by what it now is."""
     source, to = tmp_path / "source", tmp_path / "to"
@@ -235,6 +219,22 @@ def test_what_was_copied_anew_without_hashes_is_proven_by_no_older_hash(tmp_path
 def test_of_large_files_two_a_worker_are_copied_at_once(workers: int, files: int, size: int, streams: int) -> None:
     """Up to 32; more only where there are more workers. Small ones, and very many, one a worker."""
     assert copying._streams(workers, [SourceFile(str(number), size, 0) for number in range(files)]) == streams
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hfassets.staging import StagingRequest, copy, read_tree, stage_tree
+told = 0
+def progress(event):
+    global told
+    told += 1
+    if told == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    copy._FEW = int(sys.argv[3])
+    stage_tree(StagingRequest(read_tree(Path(sys.argv[1])), Path(sys.argv[2]), 2), progress)
+"""
 
 
 @pytest.mark.parametrize("few", [100, 0])
